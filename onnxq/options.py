@@ -1,0 +1,163 @@
+"""`ConvertOptions`: every choice a caller of `convert` can make, checked before a file is touched.
+
+Owns the meaning and the limits of the options; knows nothing of models. Presets are complete
+option sets: an explicit option beside a preset wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from onnxq.errors import OptionError
+
+Init = Literal["optimal", "bounded-pdf", "quantile", "uniform"]
+LayoutName = Literal["portable", "native", "bytes"]
+CodebookDtype = Literal["float32", "float16"]
+ExternalData = Literal["auto", "always", "never"]
+Preset = Literal["ce2"]
+
+CE2_RHO = 1.6
+"""Least elements per centroid in the published scheme (spec: size accounting, rho about 1.6)."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "ce2": {
+        "init": "bounded-pdf",
+        "min_elements_per_centroid": CE2_RHO,
+        "only_smaller": False,
+        "fewer_bits": False,
+        "share_equal": False,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Hold the choices that decide the bytes of a converted model.
+
+    `tensor_bits` holds (pattern, bits) pairs, the last match wins. Patterns are shell globs over
+    tensor names and the names of the nodes that consume them. `jobs` never changes the bytes.
+    `only_smaller=False`, `fewer_bits=False` and `share_equal=False` belong to the published
+    scheme (`preset="ce2"`), which encodes every tensor with `min_elements_per_centroid`.
+
+    Raises:
+        OptionError: a value is outside its range; the message names the option.
+    """
+
+    bits: int = 6
+    init: Init = "optimal"
+    pdf_factor: float = 0.5
+    max_iterations: int = 300
+    preset: Preset | None = None
+    layout: LayoutName = "portable"
+    codebook_dtype: CodebookDtype = "float32"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    op_types: tuple[str, ...] = ()
+    tensor_bits: tuple[tuple[str, int], ...] = ()
+    min_elements: int = 0
+    min_elements_per_centroid: float = 0.0
+    quantize_bias: bool = True
+    quantize_norm: bool = True
+    quantize_variance: bool = False
+    only_smaller: bool = True
+    fewer_bits: bool = True
+    share_equal: bool = True
+    external_data: ExternalData = "auto"
+    jobs: int = 0
+
+    def __post_init__(self) -> None:
+        _check_width("--bits", self.bits)
+        for pattern, bits in self.tensor_bits:
+            _check_width(f"--tensor {pattern!r}", bits)
+        _check_choice("--init", self.init, get_args(Init))
+        _check_choice("--layout", self.layout, get_args(LayoutName))
+        _check_choice("--codebook-dtype", self.codebook_dtype, get_args(CodebookDtype))
+        _check_choice("--external-data", self.external_data, get_args(ExternalData))
+        if self.preset is not None:
+            _check_choice("--preset", self.preset, tuple(PRESETS))
+        if not (math.isfinite(self.pdf_factor) and self.pdf_factor >= 0):
+            raise OptionError(f"--pdf-factor: found {self.pdf_factor}, expected a number >= 0")
+        _check_least("--max-iterations", self.max_iterations, 1)
+        _check_least("--min-elements", self.min_elements, 0)
+        _check_least("--jobs", self.jobs, 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as JSON-ready values, in field order."""
+        record = dataclasses.asdict(self)
+        record["tensor_bits"] = [list(pair) for pair in self.tensor_bits]
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in record.items()}
+
+
+def make_options(given: Mapping[str, Any]) -> ConvertOptions:
+    """Return the options of a call: defaults, then the preset, then what was given (not None).
+
+    Raises:
+        OptionError: a key is unknown or a value is outside its range.
+    """
+    chosen = {key: value for key, value in given.items() if value is not None}
+    preset = chosen.get("preset")
+    if preset is not None:
+        _check_choice("--preset", preset, tuple(PRESETS))
+        chosen = {**PRESETS[preset], **chosen}
+    known = {field.name for field in dataclasses.fields(ConvertOptions)}
+    for key in chosen:
+        if key not in known:
+            raise OptionError(f"unknown option {key!r}; expected one of {', '.join(sorted(known))}")
+    for key in ("include", "exclude", "op_types"):
+        if key in chosen:
+            chosen[key] = _strings(key, chosen[key])
+    if "tensor_bits" in chosen:
+        chosen["tensor_bits"] = _pairs(chosen["tensor_bits"])
+    return ConvertOptions(**chosen)
+
+
+def parse_tensor_bits(text: str) -> tuple[str, int]:
+    """Return (pattern, bits) of a `PATTERN=BITS` argument; the pattern may hold '='.
+
+    Raises:
+        OptionError: there is no '=' or what follows it is no whole number.
+
+    >>> parse_tensor_bits("conv*.weight=4")
+    ('conv*.weight', 4)
+    """
+    pattern, equals, bits = text.rpartition("=")
+    if not equals or not pattern or not bits.strip().isdecimal():
+        raise OptionError(f"--tensor: found {text!r}, expected PATTERN=BITS such as 'conv1.*=8'")
+    return pattern, int(bits)
+
+
+def _strings(key: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise OptionError(f"--{key.replace('_', '-')}: found {value!r}, expected strings")
+
+
+def _pairs(value: object) -> tuple[tuple[str, int], ...]:
+    items = value.items() if isinstance(value, Mapping) else value
+    try:
+        return tuple((str(pattern), int(bits)) for pattern, bits in items)  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as err:
+        raise OptionError(
+            f"--tensor: found {value!r}, expected a mapping or pairs of pattern and bits"
+        ) from err
+
+
+def _check_width(option: str, bits: object) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
+        raise OptionError(f"{option}: found {bits!r}, expected a whole number of bits from 1 to 16")
+
+
+def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"{option}: found {value!r}, expected one of {', '.join(choices)}")
+
+
+def _check_least(option: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{option}: found {value!r}, expected a whole number >= {least}")
