@@ -1,0 +1,427 @@
+"""A model as scopes of weights: open it, walk it, find every tensor and who consumes it.
+
+Owns reading. A *scope* is a graph (main, or a body of If/Loop/Scan) or a model-local function; a
+weight belongs to the scope that holds its bytes. We work on the protobuf messages themselves, so
+that whatever we do not touch is written back byte for byte (docs/adr/0001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxq import tensors
+from onnxq.errors import InputError, UnsupportedError
+
+Kind = Literal["initializer", "constant", "sparse", "attribute"]
+DEFAULT_DOMAINS = ("", "ai.onnx")
+MAX_PROTO_BYTES = 2**31 - 1
+"""The largest message that protobuf can read or write."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Document:
+    """Hold a model and where it came from; `folder` is None for a model given in memory."""
+
+    proto: ModelProto
+    path: Path | None
+    folder: Path | None
+    file_bytes: int
+
+    @property
+    def label(self) -> str:
+        """How messages name the model."""
+        return str(self.path) if self.path is not None else "model"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scope:
+    """Hold one graph or function: `enclosing` are the messages around it, outermost first."""
+
+    path: str
+    proto: GraphProto | FunctionProto
+    parent: Scope | None
+    enclosing: tuple[ModelProto | GraphProto | FunctionProto | NodeProto | AttributeProto, ...]
+    opset: int
+    owners: dict[str, Scope] = field(default_factory=dict, repr=False)
+
+    @property
+    def root(self) -> Scope:
+        """The main graph or the function that this scope lies in."""
+        return self if self.parent is None else self.parent.root
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the scope itself is a model-local function (which has no initializers)."""
+        return isinstance(self.proto, FunctionProto)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consumer:
+    """Name one place where a value goes in: input `index` of a node."""
+
+    op_type: str
+    domain: str
+    node: str
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weight:
+    """Hold one tensor of a model, of any type; `plan` decides whether it is encoded.
+
+    `position` is the place of its container: in the scope's initializer list, or of its node in
+    the scope's node list. `data_bytes` are the bytes its values take in the file.
+    """
+
+    name: str
+    scope: Scope
+    kind: Kind
+    position: int
+    tensor: TensorProto | None
+    shape: tuple[int, ...]
+    data_type: int
+    elements: int
+    data_bytes: int
+    consumers: tuple[Consumer, ...] = ()
+    is_graph_input: bool = False
+    is_graph_output: bool = False
+    is_ambiguous: bool = False
+
+    @property
+    def graph(self) -> str:
+        """The path of the scope."""
+        return self.scope.path
+
+    @property
+    def dtype(self) -> str:
+        """The name of the element type."""
+        return tensors.type_name(self.data_type)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the element type is one that can be encoded."""
+        return self.data_type in tensors.FLOAT_TYPES
+
+
+def load(path: Path) -> Document:
+    """Return the document at a path, external data left on disk.
+
+    Raises:
+        InputError: the file is missing, unreadable, too large for protobuf or no ONNX model.
+    """
+    path = Path(path).absolute()
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected an .onnx file")
+    try:
+        size = path.stat().st_size
+        if size > MAX_PROTO_BYTES:
+            raise InputError(
+                f"{path}: found {size:,} bytes, an ONNX file can hold {MAX_PROTO_BYTES:,}; "
+                "save the model with external data"
+            )
+        data = path.read_bytes()
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, RecursionError) as err:
+        raise InputError(f"{path}: is not an ONNX model, or is damaged: {err}") from err
+    document = Document(
+        proto=proto, path=path, folder=path.parent, file_bytes=len(data) or proto.ByteSize()
+    )
+    _check(document)
+    return document
+
+
+def wrap(proto: ModelProto) -> Document:
+    """Return a document over a copy of a model in memory; the given model is never changed.
+
+    Raises:
+        InputError: it has no graph.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    document = Document(proto=copy, path=None, folder=None, file_bytes=copy.ByteSize())
+    _check(document)
+    return document
+
+
+def _check(document: Document) -> None:
+    proto = document.proto
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise InputError(f"{document.label}: holds no graph; expected an ONNX model")
+    if not proto.opset_import:
+        raise InputError(f"{document.label}: names no opset; the file is damaged or very old")
+
+
+def default_opset(document: Document) -> int:
+    """Return the version of the standard operators that the model imports.
+
+    Raises:
+        UnsupportedError: it imports none, so no standard node may be added.
+    """
+    version = _opset(document.proto)
+    if version is None:
+        raise UnsupportedError(
+            f"{document.label}: does not import the standard ONNX operators, which decoding needs"
+        )
+    return version
+
+
+def _opset(proto: ModelProto | FunctionProto) -> int | None:
+    versions = [o.version for o in proto.opset_import if o.domain in DEFAULT_DOMAINS]
+    return versions[-1] if versions else None
+
+
+def scopes(document: Document) -> list[Scope]:
+    """Return the main graph, the graphs inside it, and every function, in file order."""
+    proto = document.proto
+    main_opset = _opset(proto) or 0
+    main = Scope(
+        path="main", proto=proto.graph, parent=None, enclosing=(proto,), opset=main_opset
+    )
+    found = list(_nested(main))
+    for function in proto.functions:
+        identity = ":".join(
+            part for part in (function.domain, function.name, function.overload) if part
+        )
+        scope = Scope(
+            path=f"function {identity}",
+            proto=function,
+            parent=None,
+            enclosing=(proto,),
+            opset=_opset(function) or 0,
+        )
+        found += _nested(scope)
+    return found
+
+
+def _nested(scope: Scope) -> Iterator[Scope]:
+    yield scope
+    for index, node in enumerate(scope.proto.node):
+        for attribute in node.attribute:
+            graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+            for number, graph in enumerate(graphs):
+                label = attribute.name if len(graphs) == 1 else f"{attribute.name}[{number}]"
+                inner = Scope(
+                    path=f"{scope.path}/{node.op_type}#{index}.{label}",
+                    proto=graph,
+                    parent=scope,
+                    enclosing=(*scope.enclosing, scope.proto, node, attribute),
+                    opset=scope.opset,
+                )
+                yield from _nested(inner)
+
+
+def weights(document: Document) -> list[Weight]:
+    """Return every tensor that the model holds, floats or not, in file order.
+
+    Raises:
+        InputError: a tensor's dims are negative.
+    """
+    all_scopes = scopes(document)
+    consumers = _consumers(all_scopes)
+    found: list[Weight] = []
+    for scope in all_scopes:
+        found += _scope_weights(document, scope, consumers)
+    return found
+
+
+def _defined(scope: Scope) -> set[str]:
+    """Return the names that a scope itself defines."""
+    proto = scope.proto
+    names = {name for node in proto.node for name in node.output}
+    if isinstance(proto, FunctionProto):
+        return names | set(proto.input)
+    names |= {value.name for value in proto.input}
+    names |= {tensor.name for tensor in proto.initializer}
+    return names | {tensor.values.name for tensor in proto.sparse_initializer}
+
+
+def _consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consumer]]:
+    """Return the consumers of each (scope path, value name), captured uses included."""
+    defined = {id(scope): _defined(scope) for scope in all_scopes}
+    uses: dict[tuple[str, str], list[Consumer]] = {}
+    for scope in all_scopes:
+        for node in scope.proto.node:
+            for index, name in enumerate(node.input):
+                owner: Scope | None = scope
+                while owner is not None and name not in defined[id(owner)]:
+                    owner = owner.parent
+                if name and owner is not None:
+                    use = Consumer(
+                        op_type=node.op_type, domain=node.domain, node=node.name, index=index
+                    )
+                    uses.setdefault((owner.path, name), []).append(use)
+    return uses
+
+
+def _scope_weights(
+    document: Document, scope: Scope, consumers: Mapping[tuple[str, str], list[Consumer]]
+) -> Iterator[Weight]:
+    proto = scope.proto
+    counts: dict[str, int] = {}
+    for name in (name for node in proto.node for name in node.output):
+        counts[name] = counts.get(name, 0) + 1
+    inputs: set[str] = set()
+    if isinstance(proto, GraphProto):
+        for tensor in proto.initializer:
+            counts[tensor.name] = counts.get(tensor.name, 0) + 1
+        # Before IR 4 every initializer had to be listed as an input and none could be overridden.
+        if document.proto.ir_version >= 4 or scope.parent is not None:
+            inputs = {value.name for value in proto.input}
+        outputs = {value.name for value in proto.output}
+    else:
+        outputs = set(proto.output)
+    for name, kind, position, tensor, shape in _held(scope, document.label):
+        yield Weight(
+            name=name,
+            scope=scope,
+            kind=kind,
+            position=position,
+            tensor=tensor,
+            shape=shape,
+            data_type=tensor.data_type,
+            elements=tensors.count_elements(shape, f"{document.label}: tensor {name!r}"),
+            data_bytes=_value_bytes(document, name, tensor),
+            consumers=tuple(consumers.get((scope.path, name), ())),
+            is_graph_input=name in inputs,
+            is_graph_output=name in outputs,
+            is_ambiguous=counts.get(name, 1) > 1 or not name,
+        )
+
+
+Held = tuple[str, Kind, int, TensorProto, tuple[int, ...]]
+
+
+def _held(scope: Scope, label: str) -> Iterator[Held]:
+    """Yield (name, kind, position, tensor, shape) of the tensors a scope holds itself."""
+    proto = scope.proto
+    if isinstance(proto, GraphProto):
+        for position, tensor in enumerate(proto.initializer):
+            yield tensor.name, "initializer", position, tensor, tuple(tensor.dims)
+        for position, sparse in enumerate(proto.sparse_initializer):
+            yield sparse.values.name, "sparse", position, sparse.values, tuple(sparse.values.dims)
+    for position, node in enumerate(proto.node):
+        is_constant = node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS
+        if is_constant and len(node.output) == 1 and len(node.attribute) == 1:
+            yield from _constant(node, position)
+        else:
+            yield from _attributes(node, position)
+
+
+def _constant(node: NodeProto, position: int) -> Iterator[Held]:
+    attribute, name = node.attribute[0], node.output[0]
+    if attribute.name == "value" and attribute.HasField("t"):
+        yield name, "constant", position, attribute.t, tuple(attribute.t.dims)
+    elif attribute.name == "value_floats":
+        tensor = tensors.make_tensor(name, TensorProto.FLOAT, [len(attribute.floats)])
+        tensor.float_data.extend(attribute.floats)
+        yield name, "constant", position, tensor, (len(attribute.floats),)
+    elif attribute.name == "value_float":
+        tensor = tensors.make_tensor(name, TensorProto.FLOAT, [])
+        tensor.float_data.append(attribute.f)
+        yield name, "constant", position, tensor, ()
+    elif attribute.name == "sparse_value":
+        values = attribute.sparse_tensor.values
+        yield name, "sparse", position, values, tuple(values.dims)
+
+
+def _attributes(node: NodeProto, position: int) -> Iterator[Held]:
+    for attribute in node.attribute:
+        held = [attribute.t] if attribute.HasField("t") else list(attribute.tensors)
+        for number, tensor in enumerate(held):
+            owner = node.name or (node.output[0] if node.output else node.op_type)
+            suffix = f"[{number}]" if len(held) > 1 else ""
+            name = f"{owner}.{attribute.name}{suffix}"
+            yield name, "attribute", position, tensor, tuple(tensor.dims)
+
+
+def _value_bytes(document: Document, name: str, tensor: TensorProto) -> int:
+    if not tensors.is_external(tensor):
+        return tensors.stored_bytes(tensor)
+    where = f"{document.label}: tensor {name!r}"
+    _, _, length = tensors.external_entries(tensor, where)
+    if length is not None:
+        return length
+    return tensors.nominal_bytes(tensor.data_type, tensors.count_elements(tensor.dims, where))
+
+
+def read(document: Document, weight: Weight) -> tensors.Array:
+    """Return a weight's values in its shape.
+
+    Raises:
+        InputError: what the file holds does not fit what the tensor claims.
+    """
+    if weight.tensor is None:
+        raise InputError(f"{document.label}: tensor {weight.name!r} holds no dense values")
+    return tensors.read(weight.tensor, document.folder, f"{document.label}: tensor {weight.name!r}")
+
+
+def external_tensors(document: Document) -> Iterator[tuple[str, TensorProto]]:
+    """Yield (name, tensor) of every tensor whose values stand in another file."""
+    for scope in scopes(document):
+        for name, _, _, tensor, _ in _held(scope, document.label):
+            if tensors.is_external(tensor):
+                yield name, tensor
+
+
+def taken_names(document: Document) -> set[str]:
+    """Return every value and node name of the model, in whatever scope."""
+    names: set[str] = set()
+    for scope in scopes(document):
+        proto = scope.proto
+        for node in proto.node:
+            names.update(node.input, node.output, (node.name,))
+        if isinstance(proto, FunctionProto):
+            names.update(proto.input, proto.output)
+        else:
+            names.update(tensor.name for tensor in proto.initializer)
+            names.update(tensor.values.name for tensor in proto.sparse_initializer)
+            values = (*proto.input, *proto.output, *proto.value_info)
+            names.update(value.name for value in values)
+    return names
+
+
+def total_bytes(document: Document) -> int:
+    """Return the bytes of the model's file and of every data file it refers to."""
+    files: dict[Path, int] = {}
+    for name, tensor in external_tensors(document):
+        where = f"{document.label}: tensor {name!r}"
+        path, _, _ = tensors.check_external(tensor, document.folder, where)
+        files[path] = path.stat().st_size
+    return document.file_bytes + sum(files.values())
+
+
+def replace(document: Document, proto: ModelProto) -> Document:
+    """Return the same document with another model in it."""
+    return Document(
+        proto=proto, path=document.path, folder=document.folder, file_bytes=document.file_bytes
+    )
+
+
+__all__ = [
+    "Consumer",
+    "Document",
+    "Scope",
+    "Weight",
+    "default_opset",
+    "external_tensors",
+    "load",
+    "onnx",
+    "read",
+    "replace",
+    "scopes",
+    "taken_names",
+    "total_bytes",
+    "weights",
+    "wrap",
+]
