@@ -1,0 +1,87 @@
+"""Spectra: weighted positions in ascending order, with running sums that survive cancellation.
+
+Owns how many values become few numbers: distinct values with their counts. Everything the solvers
+ask (weight, sum and squared deviation of a run of positions) is a difference of running sums. The
+sums start at the middle position and run outwards, about that position, and carry their rounding
+errors in a second array, so that an outlier a billion deviations away costs the middle nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Hold n positions and their running sums.
+
+    Attributes:
+        positions: float64, strictly ascending, n of them.
+        centre: The position about which the sums are taken.
+        weight: Running weight, n + 1 entries from 0 to the total.
+        sums: Running sum of weight * (position - centre) and its rounding errors.
+        squares: Running sum of weight * (position - centre)**2 and its rounding errors.
+    """
+
+    positions: Floats
+    centre: float
+    weight: Floats
+    sums: tuple[Floats, Floats]
+    squares: tuple[Floats, Floats]
+
+    def means(self, edges: NDArray[np.intp]) -> Floats:
+        """Return the mean of every run `edges[i] .. edges[i + 1]`; runs are not empty."""
+        weight = np.diff(self.weight[edges])
+        sums = np.diff(self.sums[0][edges]) + np.diff(self.sums[1][edges])
+        means = self.centre + sums / weight
+        # A mean lies between its ends whatever the rounding, and one position is its own mean.
+        return np.clip(means, self.positions[edges[:-1]], self.positions[edges[1:] - 1])
+
+    def cost(self, edges: NDArray[np.intp]) -> float:
+        """Return the sum of squared deviations of all runs from their means."""
+        weight = np.diff(self.weight[edges])
+        sums = np.diff(self.sums[0][edges]) + np.diff(self.sums[1][edges])
+        squares = np.diff(self.squares[0][edges]) + np.diff(self.squares[1][edges])
+        costs = np.maximum(squares - sums * sums / weight, 0.0)
+        costs[np.diff(edges) == 1] = 0.0
+        return float(np.sum(costs))
+
+
+def spectrum(positions: Floats, weights: Floats) -> Spectrum:
+    """Return the spectrum of strictly ascending positions with positive weights."""
+    running = np.concatenate(([0.0], np.cumsum(weights)))
+    middle = int(np.searchsorted(running, running[-1] / 2, side="right")) - 1
+    middle = min(middle, positions.size - 1)
+    centre = float(positions[middle])
+    offsets = positions - centre
+    moments = weights * offsets
+    return Spectrum(
+        positions=positions,
+        centre=centre,
+        weight=running,
+        sums=_outward(moments, middle),
+        squares=_outward(moments * offsets, middle),
+    )
+
+
+def _outward(terms: Floats, middle: int) -> tuple[Floats, Floats]:
+    """Return running sums with their value at `middle` 0, and the errors they have dropped."""
+    high, low = np.zeros(terms.size + 1), np.zeros(terms.size + 1)
+    high[middle + 1 :], low[middle + 1 :] = _compensated(terms[middle:])
+    down_high, down_low = _compensated(terms[:middle][::-1])
+    high[:middle], low[:middle] = -down_high[::-1], -down_low[::-1]
+    return high, low
+
+
+def _compensated(terms: Floats) -> tuple[Floats, Floats]:
+    """Return the running sum of terms, and the running sum of its rounding errors (two-sum)."""
+    total = np.cumsum(terms)
+    before = np.concatenate(([0.0], total[:-1])) if terms.size else total
+    part = total - before
+    errors = (before - (total - part)) + (terms - part)
+    return total, np.cumsum(errors)
