@@ -48,12 +48,13 @@ def environment() -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return the median, the extremes and the values themselves."""
+    """Return the median, the extremes and the values themselves, to six significant digits."""
+    rounded = [float(f"{value:.6g}") for value in values]
     return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-        "all": list(values),
+        "median": float(f"{statistics.median(values):.6g}"),
+        "min": min(rounded),
+        "max": max(rounded),
+        "all": rounded,
     }
 
 
