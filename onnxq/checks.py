@@ -1,0 +1,315 @@
+"""Compare what two models compute: output by output, in onnxruntime.
+
+Owns the differences and their meaning (what is equal, what no number can describe), not the
+running (`runtime`) and not the judgement (the caller has the gate). Sums are float64 and run over
+all samples, so that a few samples with small signals cannot dominate a ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxq import record_json, runtime
+from onnxq.errors import InputError, UnsupportedError, ValidationError
+
+_Run = tuple[Mapping[str, Any], dict[str, Any]]
+"""The inputs of a sample and the reference's outputs for them."""
+
+_STEADY_SECONDS = 0.1
+"""A load shorter than this is repeated: a ratio of single short times is noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputDifference:
+    """Describe how one output of the candidate differs from the reference's.
+
+    `snr_db` is None where the outputs are equal (an infinite ratio) and -inf where no ratio exists:
+    noise without signal, or a `mismatch`, which says what cannot be compared (shape, dtype, NaN or
+    infinity in other places). NaN in the same places count as equal. `max_abs` and `cosine` are
+    None where they are not defined. JSON has null for both infinities; `is_equal` tells them apart.
+    """
+
+    name: str
+    snr_db: float | None
+    max_abs: float | None
+    cosine: float | None
+    is_equal: bool
+    mismatch: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values."""
+        return record_json.fields_to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str = "output") -> OutputDifference:
+        """Return the record of JSON values; raise InputError where they are no such record."""
+        if data.get("snr_db") is None and data.get("is_equal") is False:
+            data = {**data, "snr_db": -math.inf}
+        return record_json.fields_from_json(cls, data, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedInput:
+    """Name an input that the comparison fed, with the dtype and shape of its first sample."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Hold the result of a comparison.
+
+    `status` is "failed" where an output has a mismatch, and "skipped", with the `reason`, where
+    the reference cannot be run, so that nothing is known. Noise alone never fails a check.
+    """
+
+    status: Literal["ok", "skipped", "failed"]
+    reason: str | None = None
+    samples: int
+    inputs: tuple[FedInput, ...] = ()
+    outputs: tuple[OutputDifference, ...] = ()
+    load_ratio: float | None = None
+    reference_load_seconds: float | None = None
+    candidate_load_seconds: float | None = None
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every output is known to be equal."""
+        return self.status == "ok" and all(output.is_equal for output in self.outputs)
+
+    @property
+    def worst_snr_db(self) -> float | None:
+        """The least ratio of all outputs; None where all are equal or nothing was compared."""
+        return min((o.snr_db for o in self.outputs if o.snr_db is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values, with `is_equal` and `worst_snr_db`."""
+        fields = record_json.fields_to_json(self)
+        derived = {"is_equal": self.is_equal, "worst_snr_db": self.worst_snr_db}
+        return {**fields, **record_json.to_json(derived)}
+
+    def failing(self, min_snr: float) -> tuple[OutputDifference, ...]:
+        """Return the outputs with a mismatch or a ratio below `min_snr` decibels."""
+        return tuple(
+            output
+            for output in self.outputs
+            if output.mismatch is not None
+            or (output.snr_db is not None and output.snr_db < min_snr)
+        )
+
+
+@dataclass
+class _Sums:
+    """Accumulate one output over the samples."""
+
+    signal: float = 0.0
+    other: float = 0.0
+    product: float = 0.0
+    noise: float = 0.0
+    peak: float = 0.0
+    max_abs: float = 0.0
+    is_equal: bool = True
+    is_text_equal: bool = True
+    mismatch: str | None = None
+
+    def add(self, reference: Any, candidate: Any) -> None:
+        ours, theirs = list(_leaves(reference)), list(_leaves(candidate))
+        if [key for key, _ in ours] != [key for key, _ in theirs]:
+            self._fail("structure differs")
+            return
+        for (_, left), (_, right) in zip(ours, theirs, strict=True):
+            self._add_array(left, right)
+
+    def _add_array(self, left: np.ndarray, right: np.ndarray) -> None:
+        if left.dtype.kind in "OUS" and right.dtype.kind in "OUS":
+            if left.shape != right.shape or not np.array_equal(left, right):
+                self.is_equal = self.is_text_equal = False
+        elif left.dtype != right.dtype:
+            self._fail(f"dtype {right.dtype} instead of {left.dtype}")
+        elif left.shape != right.shape:
+            self._fail(f"shape {list(right.shape)} instead of {list(left.shape)}")
+        elif left.dtype.kind in "iu":
+            self._add_numbers(left, right, _distance(left, right))
+        else:
+            wide = np.complex128 if left.dtype.kind == "c" else np.float64
+            left, right = left.astype(wide), right.astype(wide)
+            with np.errstate(all="ignore"):
+                self._add_numbers(left, right, np.abs(left - right))
+
+    def _add_numbers(self, left: np.ndarray, right: np.ndarray, distance: np.ndarray) -> None:
+        same = (left == right) | (np.isnan(left) & np.isnan(right))
+        self.is_equal = self.is_equal and bool(same.all())
+        finite = np.isfinite(left) & np.isfinite(right)
+        if not (finite | same).all():
+            self._fail("NaN or infinity in other places")
+            return
+        wide = np.complex128 if left.dtype.kind == "c" else np.float64
+        left, right = left[finite].astype(wide), right[finite].astype(wide)
+        with np.errstate(all="ignore"):
+            self.signal += float(np.sum(np.abs(left) ** 2))
+            self.other += float(np.sum(np.abs(right) ** 2))
+            self.product += float(np.sum((left * right.conj()).real))
+            self.noise += float(np.sum(distance[finite] ** 2))
+        self.peak = max(self.peak, float(np.max(np.abs(left), initial=0.0)))
+        self.max_abs = max(self.max_abs, float(np.max(distance[finite], initial=0.0)))
+
+    def _fail(self, mismatch: str) -> None:
+        self.is_equal = False
+        self.mismatch = self.mismatch or mismatch
+
+    def difference(self, name: str) -> OutputDifference:
+        if self.mismatch is not None:
+            return OutputDifference(
+                name=name,
+                snr_db=-math.inf,
+                max_abs=None,
+                cosine=None,
+                is_equal=False,
+                mismatch=self.mismatch,
+            )
+        norms = math.sqrt(self.signal) * math.sqrt(self.other)
+        is_defined = 0 < norms < math.inf and math.isfinite(self.product)
+        return OutputDifference(
+            name=name,
+            snr_db=None if self.is_equal else self._decibels(),
+            max_abs=self.max_abs if self.is_text_equal else None,
+            cosine=max(-1.0, min(1.0, self.product / norms)) if is_defined else None,
+            is_equal=self.is_equal,
+        )
+
+    def _decibels(self) -> float:
+        if not self.is_text_equal:
+            return -math.inf
+        if 0 < self.signal < math.inf and 0 < self.noise < math.inf:
+            return 10 * (math.log10(self.signal) - math.log10(self.noise))
+        if self.peak == 0 or not math.isfinite(self.max_abs):
+            return -math.inf
+        # The squares left the range of float64; the ratio of the peaks has not.
+        return 20 * (math.log10(self.peak) - math.log10(self.max_abs))
+
+
+def compare(
+    reference: Path | bytes,
+    candidate: Path | bytes,
+    *,
+    samples: int = 1,
+    feeds: Sequence[Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+) -> Check:
+    """Run both models on the same inputs and return their differences, worst and summed.
+
+    The reference is loaded, run and released before the candidate, so only one is in memory.
+
+    Args:
+        reference: file or serialised model that is right by definition.
+        candidate: file or serialised model to judge.
+        samples: number of random inputs, where `feeds` gives none.
+        feeds: inputs by name, one mapping per sample.
+        seed: seed of the random inputs.
+        dims: sizes of named open dimensions of the random inputs.
+
+    Raises:
+        ValidationError: the reference runs and the candidate does not, or lacks an output.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    count = samples if feeds is None else len(feeds)
+    try:
+        session, reference_seconds = _load(reference)
+        runs = list(_reference_runs(session, samples, feeds, seed, dims))
+    except (InputError, UnsupportedError) as err:
+        return Check(status="skipped", reason=str(err), samples=count)
+    names = session.outputs
+    del session
+    try:
+        session, candidate_seconds = _load(candidate)
+        outputs = _differences(names, session, runs)
+    except (InputError, UnsupportedError) as err:
+        raise ValidationError(f"the reference runs, the candidate does not: {err}") from err
+    return Check(
+        status="failed" if any(output.mismatch for output in outputs) else "ok",
+        samples=count,
+        inputs=_fed_inputs(runs),
+        outputs=outputs,
+        load_ratio=candidate_seconds / reference_seconds if reference_seconds > 0 else None,
+        reference_load_seconds=reference_seconds,
+        candidate_load_seconds=candidate_seconds,
+    )
+
+
+def _differences(
+    names: Sequence[str], candidate: runtime.Session, runs: Sequence[_Run]
+) -> tuple[OutputDifference, ...]:
+    for name in names:
+        if name not in candidate.outputs:
+            raise ValidationError(f"{candidate.where}: output {name!r} is missing")
+    sums = {name: _Sums() for name in names}
+    for fed, expected in runs:
+        found = candidate.run(fed)
+        for name in names:
+            sums[name].add(expected[name], found[name])
+    return tuple(sums[name].difference(name) for name in names)
+
+
+def _load(source: Path | bytes) -> tuple[runtime.Session, float]:
+    session = runtime.open_session(source)
+    seconds = session.load_seconds
+    for _ in range(2):
+        if seconds < _STEADY_SECONDS:
+            seconds = min(seconds, runtime.open_session(source).load_seconds)
+    return session, seconds
+
+
+def _reference_runs(
+    session: runtime.Session,
+    samples: int,
+    feeds: Sequence[Mapping[str, Any]] | None,
+    seed: int,
+    dims: Mapping[str, int] | None,
+) -> Iterator[_Run]:
+    if feeds is None:
+        for sample in range(samples):
+            yield runtime.run_random(session, sample, seed, dims)
+    else:
+        for fed in feeds:
+            yield fed, session.run(fed)
+
+
+def _fed_inputs(runs: Sequence[_Run]) -> tuple[FedInput, ...]:
+    if not runs:
+        return ()
+    return tuple(
+        FedInput(name=name, dtype=str(np.asarray(v).dtype), shape=tuple(np.asarray(v).shape))
+        for name, v in runs[0][0].items()
+    )
+
+
+def _leaves(value: Any, key: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
+    """Yield the arrays of an output with their places in its sequences and maps."""
+    if isinstance(value, (list, tuple)):
+        yield (*key, "length", len(value)), np.zeros(0)
+        for index, item in enumerate(value):
+            yield from _leaves(item, (*key, index))
+    elif isinstance(value, Mapping):
+        for name in sorted(value, key=repr):
+            yield from _leaves(value[name], (*key, name))
+    elif value is None:
+        yield (*key, None), np.zeros(0)
+    else:
+        yield key, np.asarray(value)
+
+
+def _distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return |left - right| of integers; float64 would take 2**53 and 2**53 + 1 for equal."""
+    kind = np.uint64 if left.dtype.kind == "u" else np.int64
+    left, right = left.astype(kind), right.astype(kind)
+    distance: np.ndarray = np.maximum(left, right) - np.minimum(left, right)
+    return distance.astype(np.uint64).astype(np.float64)

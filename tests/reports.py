@@ -1,0 +1,235 @@
+"""Reports as the commands make them, with made-up figures."""
+
+from __future__ import annotations
+
+import math
+
+from onnxq.checks import Check, FedInput, OutputDifference
+from onnxq.report import (
+    AnyReport,
+    ConsumerRow,
+    FileSize,
+    InspectReport,
+    Ledger,
+    Report,
+    RestoreReport,
+    SkipRow,
+    TensorRow,
+    ValidateReport,
+    WeightRow,
+)
+
+VERSIONS = {"onnxq": "0.1.0", "onnx": "1.21.0"}
+
+TENSORS = (
+    TensorRow(
+        name="conv[1].weight",
+        graph="main",
+        shape=(32, 3, 3, 3),
+        dtype="float32",
+        elements=864,
+        bit_width=6,
+        centroids=64,
+        index_bytes=648,
+        codebook_bytes=256,
+        snr_db=31.25,
+        scheme="optimal",
+        layout="portable",
+        gap=0.0,
+        is_lossless=False,
+        original_bytes=3456,
+    ),
+    TensorRow(
+        name="conv2.weight",
+        graph="main/loop:body",
+        shape=(864,),
+        dtype="float32",
+        elements=864,
+        bit_width=6,
+        centroids=64,
+        index_bytes=0,
+        codebook_bytes=0,
+        snr_db=31.25,
+        scheme="optimal",
+        layout="portable",
+        is_lossless=False,
+        original_bytes=3456,
+        same_as="conv[1].weight",
+    ),
+    TensorRow(
+        name="mask",
+        graph="main",
+        shape=(16, 16),
+        dtype="float32",
+        elements=256,
+        bit_width=1,
+        centroids=2,
+        index_bytes=32,
+        codebook_bytes=8,
+        snr_db=None,
+        scheme="lossless",
+        layout="portable",
+        is_lossless=True,
+        original_bytes=1024,
+    ),
+)
+
+SKIPPED = (
+    SkipRow(
+        name="bias",
+        graph="main",
+        elements=32,
+        bytes=128,
+        reason="not-smaller",
+        detail="128 bytes now, 310 encoded",
+    ),
+    SkipRow(name="shape", graph="main", elements=2, bytes=16, reason="not-float"),
+)
+
+CHECK = Check(
+    status="ok",
+    samples=1,
+    inputs=(FedInput(name="x", dtype="float32", shape=(1, 3)),),
+    outputs=(
+        OutputDifference(name="y", snr_db=28.5, max_abs=0.125, cosine=0.999, is_equal=False),
+        OutputDifference(name="z", snr_db=None, max_abs=0.0, cosine=1.0, is_equal=True),
+    ),
+    load_ratio=1.25,
+    reference_load_seconds=0.5,
+    candidate_load_seconds=0.625,
+)
+
+FAILED_CHECK = Check(
+    status="failed",
+    samples=1,
+    outputs=(
+        OutputDifference(
+            name="y",
+            snr_db=-math.inf,
+            max_abs=None,
+            cosine=None,
+            is_equal=False,
+            mismatch="shape [3] instead of [2]",
+        ),
+    ),
+)
+
+LEDGER = Ledger(indices=680, codebooks=264, added_graph=900, kept_weights=144, original_graph=512)
+
+CONVERTED = Report(
+    input=FileSize(path="models/in.onnx", file_bytes=10_000),
+    output=FileSize(path="out[6].onnx", file_bytes=2_500),
+    ce2_bytes=1_100,
+    bits_per_weight=7.5,
+    ledger=LEDGER,
+    tensors=TENSORS,
+    skipped=SKIPPED,
+    check=CHECK,
+    notes=("the opset was raised from 10 to 11",),
+    options={"bits": 6, "include": [], "preset": None},
+    versions=VERSIONS,
+    seconds=0.5,
+    peak_memory_bytes=10**8,
+)
+
+NOTHING_GAINED = Report(
+    input=FileSize(path="int8.onnx", file_bytes=1_000),
+    output=FileSize(path="out.onnx", file_bytes=1_000),
+    ce2_bytes=0,
+    bits_per_weight=None,
+    ledger=None,
+    tensors=(),
+    skipped=SKIPPED[1:],
+    check=Check(status="skipped", reason="x: onnxruntime cannot load it: why", samples=1),
+    notes=(),
+    options={},
+    versions=VERSIONS,
+    seconds=0.1,
+)
+
+INSPECTED = InspectReport(
+    model=FileSize(path="in.onnx", file_bytes=10_000),
+    is_converted=False,
+    weights=(
+        WeightRow(
+            name="conv[1].weight",
+            graph="main",
+            kind="initializer",
+            shape=(32, 3, 3, 3),
+            dtype="float32",
+            elements=864,
+            bytes=3456,
+            consumers=(ConsumerRow(op_type="Conv", node="conv[1]", input=1),),
+            action="convert",
+            bit_width=6,
+            predicted_bytes=904,
+        ),
+        WeightRow(
+            name="bias",
+            graph="main",
+            kind="constant",
+            shape=(32,),
+            dtype="float32",
+            elements=32,
+            bytes=128,
+            consumers=(),
+            action="keep",
+            reason="not-smaller",
+            detail="128 bytes now, 310 encoded",
+        ),
+    ),
+    predicted_file_bytes=2_500,
+    predicted_load_bytes=7_936,
+    options={"bits": 6},
+    versions=VERSIONS,
+)
+
+INSPECTED_CONVERTED = InspectReport(
+    model=FileSize(path="out.onnx", file_bytes=2_500),
+    is_converted=True,
+    weights=(),
+    tensors=TENSORS,
+    ledger=LEDGER,
+    predicted_load_bytes=7_936,
+    bits_per_weight=7.5,
+    versions=VERSIONS,
+)
+
+RESTORED = RestoreReport(
+    input=FileSize(path="out.onnx", file_bytes=2_500),
+    output=FileSize(path="plain.onnx", file_bytes=10_000),
+    tensors=TENSORS,
+    versions=VERSIONS,
+    seconds=0.2,
+)
+
+VALIDATED = ValidateReport(
+    reference=FileSize(path="in.onnx", file_bytes=10_000),
+    candidate=FileSize(path="out.onnx", file_bytes=2_500),
+    check=CHECK,
+    min_snr=20.0,
+    passed=True,
+    versions=VERSIONS,
+    seconds=0.4,
+)
+
+INVALID = ValidateReport(
+    reference=FileSize(path="in.onnx", file_bytes=10_000),
+    candidate=FileSize(path=None, file_bytes=2_500),
+    check=FAILED_CHECK,
+    min_snr=None,
+    passed=False,
+    failures=("output 'y': shape [3] instead of [2]",),
+    versions=VERSIONS,
+    seconds=0.4,
+)
+
+ALL: dict[str, AnyReport] = {
+    "converted": CONVERTED,
+    "nothing-gained": NOTHING_GAINED,
+    "inspected": INSPECTED,
+    "inspected-converted": INSPECTED_CONVERTED,
+    "restored": RESTORED,
+    "validated": VALIDATED,
+    "invalid": INVALID,
+}
