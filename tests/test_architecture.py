@@ -25,6 +25,8 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "mana
 OUTSIDE_THE_TABLE = {"__init__", "__main__"}
 # Their functions are the public interface: one parameter per choice of the caller.
 MANY_PARAMETERS = {"api", "cli"}
+# Where the name to import differs from the package's.
+DISTRIBUTIONS = {"google": "protobuf", "ml_dtypes": "ml-dtypes", "onnx_ir": "onnx-ir"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -225,6 +227,15 @@ def test_only_cli_prints_or_exits(module: str) -> None:
                 assert ends_itself, f"{module}.py:{node.lineno}: sys.{name}"
             case ast.Name(id="SystemExit"):
                 assert ends_itself, f"{module}.py:{node.lineno}: SystemExit"
+
+
+def test_every_third_party_package_is_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=; ]", bound)[0] for bound in project["dependencies"]}
+    for module, row in module_table().items():
+        for name in row.third_party:
+            package = DISTRIBUTIONS.get(name, name)
+            assert package in declared, f"{module} uses {name}, which pyproject.toml does not list"
 
 
 def test_the_lowest_constraints_are_the_stated_lower_bounds() -> None:
