@@ -330,7 +330,7 @@ def branches(fill: Fill = normal) -> ModelProto:
 
 
 def nested_branches(fill: Fill = normal) -> ModelProto:
-    """An If within an If; the innermost weight is a Constant and an outer one is used only there."""
+    """An If in an If; the innermost weight is a Constant, and an outer one is used only there."""
     deep = graph(
         [
             node("Constant", "", "deep_w", value=tensor("", fill((64, 64), 3))),
@@ -713,8 +713,8 @@ def _at(build: Callable[..., ModelProto], opset: int, **skips: str) -> Case:
 
 _PARAMETERS = {
     **dict.fromkeys(("pad", "low", "high", "qs", "ratio", "start", "stop", "step"),
-                    "parameter scalar"),
-    **dict.fromkeys(("channel_scales", "scales"), "parameter"),
+                    "parameter scalar already-quantized"),
+    "scales": "parameter", "channel_scales": "parameter already-quantized",
     "roi": "parameter empty", "pads": "not-float", "qz": "not-float",
     "channel_zeros": "not-float",
 }  # fmt: skip
@@ -753,7 +753,7 @@ CASES = (
     _case(nan_and_infinity, "wide", {"bad": "nan"}),
     _case(empty_and_scalar, "w", {"none": "empty", "one": "scalar"}),
     _case(parameters, "w", _PARAMETERS),
-    _case(int8_qdq, "", {"wq": "not-float already-quantized", "ws": "parameter"}),
+    _case(int8_qdq, "", {"wq": "not-float already-quantized", "ws": "parameter already-quantized"}),
     _case(tiny, "", {"w": "not-smaller", "b": "not-smaller"}),
     _case(integers_only, "", {"w": "not-float"}),
     _case(odd_names, ""),
