@@ -1,0 +1,93 @@
+"""The benchmarks run, and the models that they generate have the shapes they claim."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tools.bench import convert, latency, make_models, record
+
+DIGITS = Path(__file__).parent.parent / "models" / "digits.onnx"
+
+
+def test_spread_gives_the_median_and_the_extremes() -> None:
+    assert record.spread([3.0, 1.0, 2.0]) == {
+        "median": 2.0,
+        "min": 1.0,
+        "max": 3.0,
+        "all": [3.0, 1.0, 2.0],
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs wait4")
+def test_run_measures_a_child_process_and_its_memory() -> None:
+    code = "print(sum(bytearray(b'x') * 100_000_000) // 120)"
+    finished = record.run([sys.executable, "-c", code])
+    assert finished.stdout == "100000000\n"
+    assert finished.seconds > 0
+    assert 100_000_000 < finished.peak_rss_bytes < 400_000_000
+    with pytest.raises(RuntimeError, match="exit status 3"):
+        record.run([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_weights_depend_on_seed_and_name_alone() -> None:
+    first = make_models.kernel("conv", (8, 4, 3, 3), 36, 0)
+    again = make_models.kernel("conv", (8, 4, 3, 3), 36, 0)
+    assert first.dtype == np.float32
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, make_models.kernel("other", (8, 4, 3, 3), 36, 0))
+
+
+def test_weights_are_heavy_tailed_and_of_the_asked_deviation() -> None:
+    chunks = make_models.heavy_tailed(make_models.generator("w"), 1 << 20, 0.5)
+    values = np.concatenate(list(chunks)).astype(np.float64)
+    assert abs(values.std() - 0.5) < 0.01
+    assert 4 < np.mean(values**4) / np.mean(values**2) ** 2 < 12
+
+
+@pytest.mark.slow
+def test_resnet50_has_the_shapes_of_the_keras_model() -> None:
+    model = make_models.resnet50()
+    onnx.checker.check_model(model, full_check=True)
+    assert _weights(model) == (25_636_712, 320)
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("Conv") == operators.count("BatchNormalization") == 53
+
+
+@pytest.mark.large
+def test_vgg16_has_the_shapes_of_the_keras_model() -> None:
+    assert _weights(make_models.vgg16()) == (138_357_544, 32)
+
+
+@pytest.mark.large
+def test_the_large_model_stands_in_external_data(tmp_path: Path) -> None:
+    make_models.write_large(tmp_path / "large.onnx", layers=1)
+    onnx.checker.check_model(str(tmp_path / "large.onnx"))
+    assert (tmp_path / "large.onnx").stat().st_size < 10_000
+    assert (tmp_path / "large.onnx.data").stat().st_size == 4 * 8192 * 16384
+
+
+@pytest.mark.slow
+def test_convert_benchmark_measures_digits() -> None:
+    result = convert.measure(DIGITS, [4, 6], 2, [])
+    assert result["largest_tensor_elements"] == 36_864
+    four, six = result["convert"][4], result["convert"][6]
+    assert four["output_bytes"] < six["output_bytes"] < result["model_bytes"]
+    assert len(four["ratio_to_sort"]["all"]) == 2
+
+
+@pytest.mark.slow
+def test_latency_benchmark_measures_digits() -> None:
+    (load,) = latency.measure_loads([DIGITS], 2)
+    assert load["seconds"]["median"] > 0
+    assert load["seconds_ratio"]["median"] == 1
+    result = latency.measure_latency(DIGITS, DIGITS, (3, 5, 0))
+    assert 0.2 < result["ratio"]["median"] < 5
+
+
+def _weights(model: onnx.ModelProto) -> tuple[int, int]:
+    tensors = model.graph.initializer
+    return sum(math.prod(tensor.dims) for tensor in tensors), len(tensors)
