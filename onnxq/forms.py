@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from onnxq.bitpack import PACKINGS
 from onnxq.options import LayoutName
@@ -215,6 +216,7 @@ def _trimmed(value: Expr, form: Form, block: int) -> Expr:
     return cut if len(form.shape) == 1 else _reshape(cut, form.shape)
 
 
+@cache
 def _digits(bits: int, dims: tuple[int, ...], opset: int) -> Expr:
     """Return the shared int32 table [2^(bits*count), *dims] of the digits of every word.
 
@@ -252,6 +254,19 @@ def parts(expr: Expr) -> Iterator[Part]:
             yield node
         elif isinstance(node, Op):
             stack.extend(reversed(node.inputs))
+
+
+def shared_expressions(expr: Expr) -> set[Expr]:
+    """Return the parts of a tree that are emitted once per root: shared nodes and fixed values."""
+    found: set[Expr] = set()
+    stack: list[Expr] = [expr]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Const) or (isinstance(node, Op) and node.is_shared):
+            found.add(node)
+        if isinstance(node, Op):
+            stack.extend(node.inputs)
+    return found
 
 
 def part_bytes(part: Part) -> int:

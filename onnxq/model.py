@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -141,15 +140,17 @@ def load(path: Path) -> Document:
     return document
 
 
-def wrap(proto: ModelProto) -> Document:
+def wrap(proto: ModelProto, folder: Path | None = None) -> Document:
     """Return a document over a copy of a model in memory; the given model is never changed.
+
+    `folder` is where its external data lies, if it has any.
 
     Raises:
         InputError: it has no graph.
     """
     copy = ModelProto()
     copy.CopyFrom(proto)
-    document = Document(proto=copy, path=None, folder=None, file_bytes=copy.ByteSize())
+    document = Document(proto=copy, path=None, folder=folder, file_bytes=copy.ByteSize())
     _check(document)
     return document
 
@@ -185,9 +186,7 @@ def scopes(document: Document) -> list[Scope]:
     """Return the main graph, the graphs inside it, and every function, in file order."""
     proto = document.proto
     main_opset = _opset(proto) or 0
-    main = Scope(
-        path="main", proto=proto.graph, parent=None, enclosing=(proto,), opset=main_opset
-    )
+    main = Scope(path="main", proto=proto.graph, parent=None, enclosing=(proto,), opset=main_opset)
     found = list(_nested(main))
     for function in proto.functions:
         identity = ":".join(
@@ -228,10 +227,10 @@ def weights(document: Document) -> list[Weight]:
         InputError: a tensor's dims are negative.
     """
     all_scopes = scopes(document)
-    consumers = _consumers(all_scopes)
+    uses = consumers(all_scopes)
     found: list[Weight] = []
     for scope in all_scopes:
-        found += _scope_weights(document, scope, consumers)
+        found += _scope_weights(document, scope, uses)
     return found
 
 
@@ -246,7 +245,7 @@ def _defined(scope: Scope) -> set[str]:
     return names | {tensor.values.name for tensor in proto.sparse_initializer}
 
 
-def _consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consumer]]:
+def consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consumer]]:
     """Return the consumers of each (scope path, value name), captured uses included."""
     defined = {id(scope): _defined(scope) for scope in all_scopes}
     uses: dict[tuple[str, str], list[Consumer]] = {}
@@ -265,7 +264,7 @@ def _consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consume
 
 
 def _scope_weights(
-    document: Document, scope: Scope, consumers: Mapping[tuple[str, str], list[Consumer]]
+    document: Document, scope: Scope, uses: Mapping[tuple[str, str], list[Consumer]]
 ) -> Iterator[Weight]:
     proto = scope.proto
     counts: dict[str, int] = {}
@@ -292,7 +291,7 @@ def _scope_weights(
             data_type=tensor.data_type,
             elements=tensors.count_elements(shape, f"{document.label}: tensor {name!r}"),
             data_bytes=_value_bytes(document, name, tensor),
-            consumers=tuple(consumers.get((scope.path, name), ())),
+            consumers=tuple(uses.get((scope.path, name), ())),
             is_graph_input=name in inputs,
             is_graph_output=name in outputs,
             is_ambiguous=counts.get(name, 1) > 1 or not name,
@@ -374,6 +373,13 @@ def external_tensors(document: Document) -> Iterator[tuple[str, TensorProto]]:
                 yield name, tensor
 
 
+def initializers(document: Document) -> Iterator[TensorProto]:
+    """Yield the dense initializers of every graph."""
+    for scope in scopes(document):
+        if isinstance(scope.proto, GraphProto):
+            yield from scope.proto.initializer
+
+
 def taken_names(document: Document) -> set[str]:
     """Return every value and node name of the model, in whatever scope."""
     names: set[str] = set()
@@ -399,29 +405,3 @@ def total_bytes(document: Document) -> int:
         path, _, _ = tensors.check_external(tensor, document.folder, where)
         files[path] = path.stat().st_size
     return document.file_bytes + sum(files.values())
-
-
-def replace(document: Document, proto: ModelProto) -> Document:
-    """Return the same document with another model in it."""
-    return Document(
-        proto=proto, path=document.path, folder=document.folder, file_bytes=document.file_bytes
-    )
-
-
-__all__ = [
-    "Consumer",
-    "Document",
-    "Scope",
-    "Weight",
-    "default_opset",
-    "external_tensors",
-    "load",
-    "onnx",
-    "read",
-    "replace",
-    "scopes",
-    "taken_names",
-    "total_bytes",
-    "weights",
-    "wrap",
-]

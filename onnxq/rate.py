@@ -12,7 +12,18 @@ from dataclasses import dataclass
 
 from onnxq import wire
 from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
-from onnxq.forms import ITEM_BITS, Const, Form, expression, part_bytes
+from onnxq.forms import (
+    INT32,
+    ITEM_BITS,
+    Const,
+    Expr,
+    Form,
+    Op,
+    Part,
+    Value,
+    expression,
+    part_bytes,
+)
 
 EXTERNAL_THRESHOLD = 1024
 """Values of at least this many bytes go to the data file when there is one."""
@@ -69,9 +80,7 @@ def constant_payload(record: ConstantRecord) -> int:
 
 def node_cost(record: NodeRecord) -> int:
     """Return the bytes that a node adds to its graph."""
-    body = wire.node_bytes(
-        record.op_type, record.inputs, (record.output,), dict(record.attributes)
-    )
+    body = wire.node_bytes(record.op_type, record.inputs, (record.output,), dict(record.attributes))
     return wire.field_bytes(body)
 
 
@@ -108,12 +117,18 @@ def own_cost(emission: Emission, form: Form, *, as_node: bool) -> Cost:
     )
 
 
-def shared_cost(emission: Emission, *, as_node: bool) -> int:
-    """Return what the records shared with other tensors cost."""
-    nodes = sum(node_cost(record) for record in emission.shared_nodes)
-    return nodes + sum(
-        constant_cost(record, as_node=as_node) for record in emission.shared_constants
-    )
+def expression_cost(expr: Expr, *, as_node: bool) -> int:
+    """Return about what one shared node or constant costs, with names of usual length."""
+    name = "q__"
+    if isinstance(expr, Op):
+        inputs = tuple(name for _ in expr.inputs)
+        record = NodeRecord(
+            op_type=expr.op_type, inputs=inputs, output=name, attributes=expr.attributes
+        )
+        return node_cost(record)
+    if isinstance(expr, Value):
+        return 0
+    return constant_cost(ConstantRecord(name=name, source=expr), as_node=as_node)
 
 
 def nominal_emission(form: Form, name: str) -> Emission:
@@ -123,9 +138,7 @@ def nominal_emission(form: Form, name: str) -> Emission:
     return Emitter(names).emit(expression(form), name)
 
 
-def ce2_bytes(
-    encoded: Iterable[tuple[int, int, int]], kept_float_bytes: int
-) -> int:
+def ce2_bytes(encoded: Iterable[tuple[int, int, int]], kept_float_bytes: int) -> int:
     """Return the published size of (bit_width, elements, centroids) triples and kept floats.
 
     size = ceil(sum b_t n_t / 8) + kept floats + 4 sum K_t (spec: size accounting; the ceiling is
@@ -145,3 +158,59 @@ def bits_per_weight(payload_bytes: int, elements: Sequence[int] | int) -> float:
     """Return bits a weight, codebook and padding included; 0.0 for no weights."""
     total = elements if isinstance(elements, int) else sum(elements)
     return 8 * payload_bytes / total if total else 0.0
+
+
+def load_bytes(form: Form) -> int:
+    """Return the memory that a runtime holds while it folds a tensor's decode nodes at load.
+
+    Every intermediate stays alive until the folding pass ends, so all node outputs count, the
+    decoded tensor among them, and the stored constants too.
+    """
+    sizes: dict[Expr, tuple[int, ...]] = {}
+    total = 0
+    stack: list[tuple[Expr, bool]] = [(expression(form), False)]
+    while stack:
+        expr, is_ready = stack.pop()
+        if expr in sizes or isinstance(expr, Value):
+            continue
+        if isinstance(expr, Op) and not is_ready:
+            stack.append((expr, True))
+            stack.extend((item, False) for item in expr.inputs)
+            continue
+        dims = _dims(expr, sizes, form)
+        sizes[expr] = dims
+        if isinstance(expr, Op):
+            is_float = expr.op_type not in ("Add", "Range", "Div", "Mod") and _is_float(expr)
+            item = ITEM_BITS[form.data_type] // 8 if is_float else 4
+            total += math.prod(dims) * item
+        elif isinstance(expr, Part):
+            total += part_bytes(expr)
+    return total
+
+
+def _is_float(expr: Expr) -> bool:
+    """Tell whether a node of a form carries decoded values rather than int32 indices."""
+    while isinstance(expr, Op):
+        if expr.op_type == "Cast":
+            return expr.attributes[0][1] != INT32
+        expr = expr.inputs[0]
+    return isinstance(expr, Part) and expr.role == "codebook"
+
+
+def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]], form: Form) -> tuple[int, ...]:
+    """Return the dims of a node's output from those of its inputs."""
+    if isinstance(expr, Value):
+        return ()
+    if not isinstance(expr, Op):
+        return expr.dims
+    inputs = [known.get(item, ()) for item in expr.inputs]
+    if expr.op_type == "Gather":
+        return (*inputs[1], *inputs[0][1:])
+    if expr.op_type in ("Reshape", "Slice"):
+        return (math.prod(inputs[0]),)
+    if expr.op_type == "Concat":
+        return form.shape
+    if expr.op_type == "Range":
+        limit = expr.inputs[1]
+        return (limit.values[0],) if isinstance(limit, Const) else ()
+    return max(inputs, key=math.prod)

@@ -71,10 +71,10 @@ class TensorRow:
     index_bytes: int
     codebook_bytes: int
     snr_db: float | None
-    scheme: Literal["optimal", "bounded-pdf", "quantile", "uniform", "lossless"]
+    scheme: Literal["optimal", "bounded-pdf", "quantile", "uniform", "lossless", "unknown"]
     layout: Literal["portable", "native", "bytes"]
     gap: float | None = None
-    is_lossless: bool
+    is_lossless: bool | None
     original_bytes: int
     same_as: str | None = None
 
@@ -145,6 +145,7 @@ class Report:
     command: Literal["convert"] = "convert"
     input: FileSize
     output: FileSize | None
+    predicted_bytes: int
     ce2_bytes: int
     bits_per_weight: float | None
     ledger: Ledger | None

@@ -15,7 +15,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
 from onnx import TensorProto
 
 from onnxq.errors import InputError
@@ -73,7 +72,9 @@ def count_elements(dims: Sequence[int], where: str) -> int:
         InputError: a dimension is negative.
     """
     if any(dim < 0 for dim in dims):
-        raise InputError(f"{where}: found a negative dimension in {list(dims)}; the file is damaged")
+        raise InputError(
+            f"{where}: found a negative dimension in {list(dims)}; the file is damaged"
+        )
     return math.prod(dims)
 
 
@@ -180,6 +181,23 @@ def read(tensor: TensorProto, folder: Path | None, where: str) -> Array:
     return flat.reshape(tuple(tensor.dims))
 
 
+def read_packed(tensor: TensorProto, folder: Path | None, where: str) -> Array:
+    """Return the raw bytes of a tensor whose elements are narrower than a byte, flat, as uint8.
+
+    Raises:
+        InputError: size or location do not fit what the tensor claims.
+    """
+    needed = nominal_bytes(tensor.data_type, count_elements(tensor.dims, where))
+    if is_external(tensor):
+        path, offset, length = check_external(tensor, folder, where)
+        flat = np.fromfile(path, np.uint8, count=length, offset=offset)
+    else:
+        flat = np.frombuffer(tensor.raw_data, np.uint8)
+    if flat.size != needed:
+        raise InputError(_size_message(where, tensor, flat.size, needed))
+    return flat
+
+
 def _size_message(where: str, tensor: TensorProto, found: int, needed: int) -> str:
     return (
         f"{where}: found {found:,} bytes of values, expected {needed:,} for "
@@ -197,9 +215,7 @@ def _read_external(
     return np.fromfile(path, dtype, count=elements, offset=offset)
 
 
-def check_external(
-    tensor: TensorProto, folder: Path | None, where: str
-) -> tuple[Path, int, int]:
+def check_external(tensor: TensorProto, folder: Path | None, where: str) -> tuple[Path, int, int]:
     """Return (path, offset, length) of an external tensor after checking it against the file.
 
     A missing length is the tensor's own size. Nothing is read.
@@ -237,6 +253,8 @@ def _read_typed(tensor: TensorProto, dtype: np.dtype[Any]) -> Array:
 
 def make_tensor(name: str, data_type: int, dims: Sequence[int]) -> TensorProto:
     """Return a TensorProto with name, type and dims and no values yet."""
-    tensor = onnx.TensorProto(name=name, data_type=data_type)
+    tensor = TensorProto(data_type=data_type)
+    if name:
+        tensor.name = name
     tensor.dims.extend(dims)
     return tensor

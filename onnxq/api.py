@@ -1,0 +1,296 @@
+"""The public functions: convert, inspect, restore, validate.
+
+Each reads as one screen of named steps; the steps are in the modules below. A model may be a path,
+an `onnx.ModelProto` or an `onnx_ir.Model`; what is given is never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxq import checks, conversion, files, model, recognise, summary
+from onnxq.conversion import Progress, ProgressEvent
+from onnxq.errors import InputError, OptionError, UnsupportedError
+from onnxq.model import Document
+from onnxq.options import ConvertOptions, make_options
+from onnxq.plan import Plan, make_plan, match_plan
+from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport, judge
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto | Any
+CHECK_LIMIT_BYTES = 1 << 30
+"""A larger model is only checked when a number of samples is asked for."""
+
+
+def convert(
+    source: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    check: int | None = None,
+    force: bool = False,
+    requantize: bool = False,
+    plan: str | os.PathLike[str] | Plan | None = None,
+    save_plan: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Any:
+    """Replace float weights by codebooks and packed indices.
+
+    Args:
+        source: a path, an `onnx.ModelProto` or an `onnx_ir.Model`.
+        output: path to write; without one the converted model is returned beside the report.
+        check: random inputs to run both models on, 0 for none; by default 1 up to a model size of
+            CHECK_LIMIT_BYTES.
+        force: overwrite an existing output or plan file.
+        requantize: decode a model that was converted before, instead of refusing it.
+        plan: a saved plan to follow in place of the options that decide what is encoded.
+        save_plan: path to write the plan to.
+        progress: called with a ProgressEvent for each tensor.
+        **options: the fields of `onnxq.options.ConvertOptions`, such as `bits=6`.
+
+    Returns:
+        The report; without `output` a pair (report, model) with a model of the source's kind.
+
+    Raises:
+        OnnxqError: the options, the input or the output are at fault; see docs/errors.md.
+    """
+    started = time.monotonic()
+    chosen = make_options(options)
+    if check is not None and check < 0:
+        raise OptionError(f"--check: found {check}, expected a whole number >= 0")
+    target = _target(output, source, force)
+    if save_plan is not None:
+        files.check_output(Path(save_plan), force=force)
+    document = _open(source)
+    input_bytes = model.total_bytes(document)
+    found = recognise.find(document)
+    if found and requantize:
+        recognise.replace_all(document, found, files.InlineStore())
+    elif found:
+        raise UnsupportedError(
+            f"{document.label}: is converted already ({len(found)} encoded tensors, the first "
+            f"{found[0].name!r}); pass --requantize to decode it first"
+        )
+    decided = _plan(document, chosen, plan)
+    if save_plan is not None:
+        text = json.dumps(decided.to_json(), indent=1) + "\n"
+        files.write_bytes(Path(save_plan), text.encode())
+    job = conversion.Job(
+        document=document,
+        options=chosen,
+        plan=decided,
+        target=target,
+        input_bytes=input_bytes,
+        reopen=lambda: _open(source),
+    )
+    outcome = conversion.run(job, partial(_check, source, job, check), progress)
+    report = _report(outcome, job, started)
+    return report if target is not None else (report, _like(source, outcome.document.proto))
+
+
+def _plan(
+    document: Document, options: ConvertOptions, plan: str | os.PathLike[str] | Plan | None
+) -> Plan:
+    weights = model.weights(document)
+    if plan is None:
+        return make_plan(document, weights, options, conversion.workers(options))
+    if not isinstance(plan, Plan):
+        plan = _load_plan(Path(plan))
+    return match_plan(plan, weights, document.label)
+
+
+def _load_plan(path: Path) -> Plan:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
+    except ValueError as err:
+        raise InputError(f"{path}: is no JSON: {err}") from err
+    return Plan.from_json(record, str(path))
+
+
+def _check(
+    source: ModelLike, job: conversion.Job, samples: int | None, candidate: Path | bytes
+) -> checks.Check | None:
+    """Compare the candidate with the source in onnxruntime, unless that is switched off."""
+    if samples == 0:
+        return None
+    if samples is None and job.input_bytes > CHECK_LIMIT_BYTES:
+        reason = "the model is large; pass --check 1 to run it all the same"
+        return checks.Check(status="skipped", reason=reason, samples=0)
+    reference = job.document.path or files.serialize(_proto(source), job.document.label)
+    return checks.compare(reference, candidate, samples=samples or 1)
+
+
+def _report(outcome: conversion.Outcome, job: conversion.Job, started: float) -> Report:
+    rows = summary.tensor_rows(outcome.plan, outcome.encoded)
+    ledger = summary.ledger(
+        outcome.output_bytes, rows, outcome.kept, outcome.skeleton_bytes, outcome.moved_bytes
+    )
+    elements = sum(row.elements for row in rows)
+    stored = sum(row.index_bytes + row.codebook_bytes for row in rows)
+    return Report(
+        input=FileSize(path=_text(job.document.path), file_bytes=job.input_bytes),
+        output=FileSize(path=_text(job.target), file_bytes=outcome.output_bytes),
+        predicted_bytes=outcome.predicted_bytes,
+        ce2_bytes=summary.published_bytes(rows, outcome.kept),
+        bits_per_weight=8 * stored / elements if elements else None,
+        ledger=ledger,
+        tensors=rows,
+        skipped=summary.skip_rows(outcome.plan.skips),
+        check=outcome.check,
+        notes=tuple(outcome.notes),
+        options=job.options.to_json(),
+        versions=summary.versions(),
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=summary.peak_memory_bytes(),
+    )
+
+
+def inspect(source: ModelLike, **options: Any) -> InspectReport:
+    """Return what a model holds and what `convert` would do with it under the same options.
+
+    Raises:
+        OnnxqError: the options or the input are at fault.
+    """
+    chosen = make_options(options)
+    document = _open(source)
+    size = FileSize(path=_text(document.path), file_bytes=model.total_bytes(document))
+    if found := recognise.find(document):
+        return summary.inspect_converted(document, found, size)
+    return conversion.inspect_plain(document, chosen, size)
+
+
+def restore(
+    source: ModelLike, output: str | os.PathLike[str] | None = None, *, force: bool = False
+) -> Any:
+    """Put the decoded weights back in place of every encoded tensor.
+
+    Returns:
+        The report; without `output` a pair (report, model) with a model of the source's kind.
+
+    Raises:
+        InputError: the model holds no encoded tensor, or is damaged.
+        OutputError: the output cannot be written.
+    """
+    started = time.monotonic()
+    target = _target(output, source, force)
+    document = _open(source)
+    input_bytes = model.total_bytes(document)
+    found = recognise.find(document)
+    if not found:
+        raise InputError(f"{document.label}: holds no encoded tensor; there is nothing to restore")
+    rows = tuple(summary.found_row(document, item) for item in found)
+    output_bytes = conversion.restore(document, found, target)
+    report = RestoreReport(
+        input=FileSize(path=_text(document.path), file_bytes=input_bytes),
+        output=FileSize(path=_text(target), file_bytes=output_bytes),
+        tensors=rows,
+        versions=summary.versions(),
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=summary.peak_memory_bytes(),
+    )
+    return report if target is not None else (report, _like(source, document.proto))
+
+
+def validate(
+    reference: ModelLike,
+    candidate: ModelLike,
+    *,
+    inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    min_snr: float | None = None,
+    samples: int = 1,
+) -> ValidateReport:
+    """Compare the outputs of two models on the same inputs, in onnxruntime.
+
+    Args:
+        reference: the model that is right by definition.
+        candidate: the model to judge.
+        inputs: an .npz file or a mapping of arrays by input name; random inputs without it.
+        min_snr: least SNR in dB of every output; the report's `passed` says whether it holds.
+        samples: number of random inputs.
+
+    Raises:
+        OnnxqError: a model or the inputs cannot be read, or the candidate cannot be run.
+    """
+    started = time.monotonic()
+    first, second = _open(reference), _open(candidate)
+    feeds = None if inputs is None else [checks.load_feeds(inputs)]
+    check = checks.compare(_runnable(first), _runnable(second), samples=samples, feeds=feeds)
+    failures = judge(check, min_snr)
+    return ValidateReport(
+        reference=FileSize(path=_text(first.path), file_bytes=model.total_bytes(first)),
+        candidate=FileSize(path=_text(second.path), file_bytes=model.total_bytes(second)),
+        check=check,
+        min_snr=min_snr,
+        passed=not failures,
+        failures=failures,
+        versions=summary.versions(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _runnable(document: Document) -> Path | bytes:
+    return document.path or files.serialize(document.proto, document.label)
+
+
+def _open(source: ModelLike) -> Document:
+    if isinstance(source, (str, os.PathLike)):
+        return model.load(Path(source))
+    return model.wrap(_proto(source), _folder(source))
+
+
+def _proto(source: ModelLike) -> onnx.ModelProto:
+    if isinstance(source, onnx.ModelProto):
+        return source
+    if type(source).__module__.startswith("onnx_ir"):
+        import onnx_ir
+
+        return onnx_ir.to_proto(source)
+    raise InputError(
+        f"model: found {type(source).__name__}, expected a path, an onnx.ModelProto or an "
+        "onnx_ir.Model"
+    )
+
+
+def _folder(source: ModelLike) -> Path | None:
+    """Return the folder that an onnx_ir model's external tensors lie in."""
+    if isinstance(source, onnx.ModelProto):
+        return None
+    for value in source.graph.initializers.values():
+        folder = getattr(value.const_value, "base_dir", None)
+        if folder:
+            return Path(folder).absolute()
+    return None
+
+
+def _like(source: ModelLike, proto: onnx.ModelProto) -> Any:
+    """Return a model of the same kind as the source."""
+    if isinstance(source, (str, os.PathLike, onnx.ModelProto)):
+        return proto
+    import onnx_ir
+
+    return onnx_ir.from_proto(proto)
+
+
+def _target(output: str | os.PathLike[str] | None, source: ModelLike, force: bool) -> Path | None:
+    if output is None:
+        return None
+    target = Path(output).absolute()
+    inputs = (Path(source),) if isinstance(source, (str, os.PathLike)) else ()
+    files.check_output(target, force=force, inputs=inputs)
+    return target
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path is not None else None
+
+
+__all__ = ["ProgressEvent", "convert", "inspect", "restore", "validate"]

@@ -1,0 +1,94 @@
+"""Choose the form of one tensor: the smallest the exact arithmetic finds, or none.
+
+Owns the decision for a tensor that stands alone; `sharing` then looks at tensors together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxq.facts import Facts
+from onnxq.forms import FLOAT16, ITEM_BITS, Form, canonical_layout
+from onnxq.model import Document, Weight
+from onnxq.options import ConvertOptions
+from onnxq.rate import nominal_emission, own_cost
+from onnxq.selection import Skip, skip, width_for
+
+_CAST_NODE_BYTES = 40
+"""About what the Cast of a float16 codebook costs; a shorter saving is not worth it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choice:
+    """Hold a tensor with the form chosen for it and what that saves.
+
+    `same_as` is the equal tensor whose storage this one shares; `storage_graph` is the graph that
+    holds the storage.
+    """
+
+    weight: Weight
+    facts: Facts
+    form: Form
+    saved: int
+    storage_graph: str
+    same_as: Weight | None = None
+
+
+def choose(
+    document: Document, weight: Weight, seen: Facts, options: ConvertOptions
+) -> Choice | Skip:
+    """Return the smallest form of a tensor, or why it is kept.
+
+    The width may be below the one asked for when fewer bits suffice for the distinct values.
+    """
+    if seen.has_nan:
+        return skip(weight, "nan", "it holds NaN, which no centroid can stand for")
+    bits = width_for(weight, options)
+    if seen.infinities and seen.distinct > 1 << bits <= seen.infinities:
+        return skip(weight, "infinite", f"{1 << bits} centroids cannot hold its infinities")
+    centroids = min(seen.distinct, 1 << bits)
+    least = max(1, (centroids - 1).bit_length()) if options.fewer_bits else bits
+    forms = [_form(weight, seen, options, width, centroids) for width in range(least, bits + 1)]
+    as_node = stands_as_node(document, weight)
+    costs = [
+        own_cost(nominal_emission(form, weight.name), form, as_node=as_node).total for form in forms
+    ]
+    best = min(range(len(forms)), key=lambda i: costs[i])
+    original = weight.data_bytes + container_bytes(weight)
+    if options.only_smaller and costs[best] >= original:
+        detail = f"{forms[best].bit_width} bits would take {costs[best]} bytes of {original}"
+        return skip(weight, "not-smaller", detail)
+    return Choice(
+        weight=weight,
+        facts=seen,
+        form=forms[best],
+        saved=original - costs[best],
+        storage_graph=weight.graph,
+    )
+
+
+def stands_as_node(document: Document, weight: Weight) -> bool:
+    """Tell whether a weight's new constants must be `Constant` nodes instead of initializers.
+
+    Functions have no initializers, and before IR 4 an initializer had to be a graph input.
+    """
+    return weight.scope.root.is_function or document.proto.ir_version < 4
+
+
+def container_bytes(weight: Weight) -> int:
+    """Return a close lower bound of the bytes that a weight takes beside its values."""
+    return 2 * len(weight.shape) + len(weight.name.encode()) + 8
+
+
+def _form(weight: Weight, seen: Facts, options: ConvertOptions, width: int, centroids: int) -> Form:
+    own_bits = ITEM_BITS[weight.data_type]
+    gain = centroids * (own_bits - 16) // 8
+    return Form(
+        layout=canonical_layout(options.layout, width, weight.scope.opset),
+        bit_width=width,
+        data_type=weight.data_type,
+        codebook_type=FLOAT16 if seen.fits_half and gain > _CAST_NODE_BYTES else weight.data_type,
+        shape=weight.shape,
+        centroids=centroids,
+        opset=weight.scope.opset,
+    )

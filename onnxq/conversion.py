@@ -1,0 +1,331 @@
+"""The steps of a conversion between the plan and the report: encode, insert, save, check.
+
+Owns the order of work and what is in memory at a time: one tensor (or a few small ones) is read,
+encoded, stored and released before the next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from onnxq import files, layout, model, recognise, summary, tensors
+from onnxq.checks import Check
+from onnxq.choose import stands_as_node
+from onnxq.encode import Encoded, encode
+from onnxq.model import Document, Weight
+from onnxq.options import ConvertOptions, ExternalData
+from onnxq.parallel import ordered_map
+from onnxq.plan import Plan, TensorPlan, form_of, make_plan
+from onnxq.rate import load_bytes, nominal_emission, own_cost
+from onnxq.recognise import Found
+from onnxq.report import FileSize, InspectReport
+from onnxq.selection import skip
+
+WHOLE_TENSOR_BYTES = 64 << 20
+"""A tensor of this size is encoded alone, by all workers together."""
+INFLIGHT_BYTES = 256 << 20
+MAX_INLINE_BYTES = model.MAX_PROTO_BYTES - (1 << 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressEvent:
+    """Say how far a conversion is, after each tensor."""
+
+    stage: str
+    tensor: str
+    done_tensors: int
+    total_tensors: int
+    done_bytes: int
+    total_bytes: int
+
+
+Progress = Callable[[ProgressEvent], None]
+Checker = Callable[[Path | bytes], Check | None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job:
+    """Hold what a conversion is asked to do.
+
+    `target` is None for a model kept in memory; `reopen` gives the source once more, unchanged.
+    """
+
+    document: Document
+    options: ConvertOptions
+    plan: Plan
+    target: Path | None
+    input_bytes: int
+    reopen: Callable[[], Document]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """Hold what a conversion did; `moved_bytes` are those of other tensors in the data file."""
+
+    document: Document
+    plan: Plan
+    encoded: Mapping[tuple[str, str], Encoded]
+    kept: Sequence[Weight]
+    output_bytes: int
+    predicted_bytes: int
+    skeleton_bytes: int
+    moved_bytes: int
+    check: Check | None
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Bench:
+    """Hold a model made ready for insertion: planned weights out, kept ones in their new place."""
+
+    document: Document
+    plan: Plan
+    weights: Sequence[Weight]
+    taken: set[str]
+    store: files.Store
+    skeleton_bytes: int
+    moved_bytes: int
+    predicted_bytes: int
+
+
+def workers(options: ConvertOptions) -> int:
+    """Return the number of threads to use: `jobs`, or the processors this process may use."""
+    if options.jobs:
+        return options.jobs
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
+    """Carry out a plan and put the result in place.
+
+    Where nothing would get smaller the plan is dropped and the equivalent model is written.
+
+    Raises:
+        OnnxqError: reading, writing or the check failed; an existing target is then untouched.
+    """
+    bench = _prepare(job, job.document, job.plan)
+    try:
+        if job.options.only_smaller and _gains_nothing(bench, job.input_bytes):
+            _abandon(bench.store)
+            document = job.reopen()
+            bench = _prepare(job, document, _dropped(document, job.plan))
+        encoded = dict(_encode_all(bench, workers(job.options), progress))
+        forms = [(name, item.form) for (_, name), item in encoded.items()]
+        notes = summary.form_notes(forms, job.options.layout)
+        output_bytes, checked = _save(bench, job.target, check)
+    except BaseException:
+        _abandon(bench.store)
+        raise
+    if output_bytes >= job.input_bytes:
+        notes.insert(0, "nothing was gained: no tensor gets smaller, the model is kept as it is")
+    return Outcome(
+        document=bench.document,
+        plan=bench.plan,
+        encoded=encoded,
+        kept=summary.kept_floats(bench.weights, bench.plan),
+        output_bytes=output_bytes,
+        predicted_bytes=bench.predicted_bytes,
+        skeleton_bytes=bench.skeleton_bytes,
+        moved_bytes=bench.moved_bytes,
+        check=checked,
+        notes=notes,
+    )
+
+
+def _gains_nothing(bench: _Bench, input_bytes: int) -> bool:
+    if bench.plan.tensors:
+        return bench.predicted_bytes >= input_bytes
+    return bench.predicted_bytes > input_bytes
+
+
+def _dropped(document: Document, plan: Plan) -> Plan:
+    """Return a plan that keeps everything, the dropped tensors with their reason."""
+    reasons = {(record.graph, record.name): record for record in plan.skips}
+    detail = "with its decoding tables the whole model would not get smaller"
+    skips = [
+        reasons.get((weight.graph, weight.name)) or skip(weight, "not-smaller", detail)
+        for weight in model.weights(document)
+    ]
+    return Plan(tensors=(), skips=tuple(skips))
+
+
+def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
+    weights = model.weights(document)
+    taken = model.taken_names(document)
+    store = _store(job.options.external_data, document, job.target)
+    layout.strip(document, plan, weights)
+    move_kept(document, store)
+    external = sum(length for _, length in _external_lengths(document))
+    kept = summary.kept_floats(weights, plan)
+    return _Bench(
+        document=document,
+        plan=plan,
+        weights=weights,
+        taken=taken,
+        store=store,
+        skeleton_bytes=document.proto.ByteSize(),
+        moved_bytes=external - summary.external_bytes(kept),
+        predicted_bytes=layout.predict(document, plan, weights, taken, store.placement),
+    )
+
+
+def _store(external: ExternalData, document: Document, target: Path | None) -> files.Store:
+    """Return where values go: to a data file when asked for, or when the source had one."""
+    if target is None or external == "never":
+        return files.InlineStore()
+    if external == "always" or any(True for _ in model.external_tensors(document)):
+        return files.DataFileStore(target)
+    return files.InlineStore()
+
+
+def move_kept(document: Document, store: files.Store) -> None:
+    """Give every tensor that stays in the model its values in the store's place.
+
+    Raises:
+        InputError: an external tensor cannot be read.
+    """
+    for name, tensor in list(model.external_tensors(document)):
+        where = f"{document.label}: tensor {name!r}"
+        path, offset, length = tensors.check_external(tensor, document.folder, where)
+        store.copy(tensor, path, offset, length)
+    if isinstance(store, files.DataFileStore):
+        for tensor in model.initializers(document):
+            if not tensors.is_external(tensor) and tensor.HasField("raw_data"):
+                store.move(tensor)
+
+
+def _external_lengths(document: Document) -> Iterator[tuple[str, int]]:
+    for name, tensor in model.external_tensors(document):
+        _, _, length = tensors.external_entries(tensor, name)
+        yield name, length or 0
+
+
+def _encode_all(
+    bench: _Bench, jobs: int, progress: Progress | None
+) -> Iterator[tuple[tuple[str, str], Encoded]]:
+    """Encode and insert every planned tensor in plan order; yield what is worth remembering."""
+    by_key = {(weight.graph, weight.name): weight for weight in bench.weights}
+    inserter = layout.Inserter(bench.document, bench.taken, bench.weights, bench.store)
+
+    def work(planned: TensorPlan) -> Encoded:
+        values = model.read(bench.document, by_key[planned.key])
+        own_jobs = jobs if values.nbytes >= WHOLE_TENSOR_BYTES else 1
+        return encode(values, planned, inserter.form(planned), jobs=own_jobs)
+
+    leads = [planned for planned in bench.plan.tensors if planned.same_as is None]
+    results = ordered_map(
+        work, leads, jobs=jobs, cost=lambda p: p.original_bytes, budget=INFLIGHT_BYTES
+    )
+    done_bytes, total_bytes = 0, sum(p.original_bytes for p in bench.plan.tensors)
+    for number, planned in enumerate(bench.plan.tensors, 1):
+        encoded = next(results) if planned.same_as is None else None
+        inserter.insert(planned, encoded)
+        done_bytes += planned.original_bytes
+        if progress is not None:
+            progress(
+                ProgressEvent(
+                    stage="encoding",
+                    tensor=planned.name,
+                    done_tensors=number,
+                    total_tensors=len(bench.plan.tensors),
+                    done_bytes=done_bytes,
+                    total_bytes=total_bytes,
+                )
+            )
+        if encoded is not None:
+            yield planned.key, encoded.without_payloads()
+
+
+def _save(bench: _Bench, target: Path | None, check: Checker) -> tuple[int, Check | None]:
+    """Put the model in place after its check; return the bytes of all its files."""
+    document = bench.document
+
+    def serialize() -> bytes:
+        if not bench.plan.tensors and document.path and bench.store.placement is None:
+            return document.path.read_bytes()
+        return files.serialize(document.proto, document.label)
+
+    if target is None:
+        data = serialize()
+        return len(data), check(data)
+    with files.pending_model(target, serialize, bench.store) as candidate:
+        checked = check(candidate)
+        size = candidate.stat().st_size
+    return size + _data_bytes(bench.store), checked
+
+
+def _data_bytes(store: files.Store) -> int:
+    return store.placement.end if store.placement is not None else 0
+
+
+def _abandon(store: files.Store) -> None:
+    if isinstance(store, files.DataFileStore):
+        store.abandon()
+
+
+def restore(document: Document, found: list[Found], target: Path | None) -> int:
+    """Put decoded weights in place of encoded ones and save; return the bytes of all files.
+
+    Raises:
+        OnnxqError: reading or writing failed; an existing target is then untouched.
+    """
+    decoded_bytes = sum(
+        tensors.nominal_bytes(item.storage.form.data_type, item.storage.form.elements)
+        for item in found
+    )
+    is_large = document.file_bytes + decoded_bytes > MAX_INLINE_BYTES
+    store = _store("always" if is_large else "auto", document, target)
+    try:
+        recognise.replace_all(document, found, store)
+        move_kept(document, store)
+        if target is None:
+            return document.proto.ByteSize()
+        serialize = partial(files.serialize, document.proto, document.label)
+        with files.pending_model(target, serialize, store) as candidate:
+            size = candidate.stat().st_size
+    except BaseException:
+        _abandon(store)
+        raise
+    return size + _data_bytes(store)
+
+
+def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -> InspectReport:
+    """Return what a plain model holds and what a conversion under options would do."""
+    weights = model.weights(document)
+    plan = make_plan(document, weights, options, workers(options))
+    by_key = {planned.key: planned for planned in plan.tensors}
+    kept = {(record.graph, record.name): record for record in plan.skips}
+    rows, load_bytes_sum = [], 0
+    for weight in weights:
+        key = (weight.graph, weight.name)
+        planned = by_key.get(key)
+        cost = None
+        if planned is not None:
+            form = form_of(planned, weight.scope.opset, weight.data_type)
+            as_node = stands_as_node(document, weight)
+            if planned.same_as is None:
+                cost = own_cost(nominal_emission(form, weight.name), form, as_node=as_node).total
+                load_bytes_sum += load_bytes(form)
+        rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
+    taken = model.taken_names(document)
+    layout.strip(document, plan, weights)
+    load_bytes_sum += summary.kept_bytes(weights, plan)
+    predicted = layout.predict(document, plan, weights, taken, None)
+    predicted += sum(length for _, length in _external_lengths(document))
+    is_gain = predicted < size.file_bytes
+    return InspectReport(
+        model=size,
+        is_converted=False,
+        weights=tuple(rows),
+        predicted_file_bytes=predicted if is_gain else size.file_bytes,
+        predicted_load_bytes=load_bytes_sum,
+        notes=() if is_gain else ("converting would gain nothing",),
+        options=options.to_json(),
+        versions=summary.versions(),
+    )

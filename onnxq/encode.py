@@ -1,0 +1,146 @@
+"""Turn one tensor into planes and a codebook as its plan says, and back.
+
+Owns the bytes of an encoded tensor. It obeys the plan: nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxq import bitpack, codebook
+from onnxq.cluster import Clustering, ClusterOptions, fit
+from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, is_plain, tile_rows
+from onnxq.plan import TensorPlan
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """Hold the stored bytes of one tensor and what they cost in quality.
+
+    `payloads` maps each role of the form (`plane0.1`, `codebook`) to its raw bytes as an array;
+    `form.centroids` are the centroids really used. `snr_db` is None where decoding is exact.
+    """
+
+    planned: TensorPlan
+    form: Form
+    payloads: Mapping[str, Array]
+    payload_bytes: Mapping[str, int]
+    distortion: float
+    snr_db: float | None
+    gap: float | None
+    is_lossless: bool
+
+    def without_payloads(self) -> Encoded:
+        """Return the record alone, to keep when the bytes are stored."""
+        return replace(self, payloads={})
+
+    @property
+    def scheme(self) -> str:
+        """How the centroids were found."""
+        return "lossless" if self.is_lossless else self.planned.init
+
+
+def encode(values: Array, planned: TensorPlan, form: Form, *, jobs: int = 1) -> Encoded:
+    """Return a tensor's planes and codebook.
+
+    Args:
+        values: the tensor, in its shape.
+        planned: what was decided for it.
+        form: the planned form; the centroids really used replace the planned number.
+        jobs: threads, which never change the bytes.
+    """
+    options = ClusterOptions(
+        init=planned.init, pdf_factor=planned.pdf_factor, max_iterations=planned.max_iterations
+    )
+    found = fit(values, planned.centroids, options, jobs=jobs)
+    stored = found.centroids
+    if form.codebook_type == FLOAT16 and form.codebook_type != form.data_type:
+        found, stored = _halved(values, found, jobs)
+    used = replace(form, centroids=stored.size)
+    book = np.zeros(used.codebook_length, stored.dtype)
+    book[: stored.size] = stored
+    payloads = {"codebook": book, **planes(found.indices, used)}
+    return Encoded(
+        planned=planned,
+        form=used,
+        payloads=payloads,
+        payload_bytes={role: values.nbytes for role, values in payloads.items()},
+        distortion=found.distortion,
+        snr_db=None if found.is_lossless else snr_db(values, found.distortion),
+        gap=found.gap,
+        is_lossless=found.is_lossless,
+    )
+
+
+def _halved(values: Array, found: Clustering, jobs: int) -> tuple[Clustering, Array]:
+    """Return the clustering on centroids rounded to float16, and those centroids as stored."""
+    half = found.centroids.astype(np.float16)
+    if np.array_equal(half.astype(values.dtype), found.centroids):
+        return found, half
+    half = np.unique(half)
+    centroids = half.astype(values.dtype)
+    indices = codebook.assign(values, centroids, jobs=jobs)
+    rounded = replace(
+        found,
+        centroids=centroids,
+        indices=indices,
+        distortion=codebook.distortion(values, indices, centroids),
+        gap=None,
+        is_lossless=False,
+    )
+    return rounded, half
+
+
+def snr_db(values: Array, distortion: float) -> float | None:
+    """Return 10 log10(signal power / distortion) in dB over finite values; None if exact."""
+    if distortion == 0:
+        return None
+    power = codebook.signal_power(values)
+    return 10 * math.log10(power / distortion) if power > 0 else -math.inf
+
+
+def planes(indices: Array, form: Form, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:
+    """Return the planes of a tensor's indices by role, tile by tile."""
+    shaped = indices.reshape(form.shape)
+    found: dict[str, Array] = {}
+    start = 0
+    for tile, rows in enumerate(tile_rows(form, limit)):
+        part = shaped[start : start + rows]
+        start += rows
+        if is_plain(form.layout, form.bit_width):
+            found[f"plane{tile}.0"] = part.astype(np.uint8 if form.bit_width <= 8 else np.uint16)
+            continue
+        for number, plane in enumerate(bitpack.pack(part, form.bit_width)):
+            found[f"plane{tile}.{number}"] = plane
+    return found
+
+
+def decode_indices(payloads: Mapping[str, Array], form: Form, limit: int = MAX_NODE_BYTES) -> Array:
+    """Return the indices of a tensor, flat, from its planes; the inverse of `planes`.
+
+    Native planes are given packed, two or four indices a byte.
+    """
+    row_elements = form.elements // form.shape[0] if form.shape else 1
+    tiles = []
+    for tile, rows in enumerate(tile_rows(form, limit)):
+        if is_plain(form.layout, form.bit_width):
+            tiles.append(payloads[f"plane{tile}.0"].reshape(-1))
+            continue
+        count = len(bitpack.PACKINGS[form.bit_width].planes)
+        parts = tuple(payloads[f"plane{tile}.{i}"].reshape(-1) for i in range(count))
+        tiles.append(bitpack.unpack(parts, form.bit_width, rows * row_elements))
+    return tiles[0] if len(tiles) == 1 else np.concatenate(tiles)
+
+
+def decode(payloads: Mapping[str, Array], form: Form, dtype: np.dtype[Any]) -> Array:
+    """Return the tensor that the stored bytes decode to, bit for bit what a runtime computes."""
+    centroids = payloads["codebook"].astype(dtype)
+    indices = decode_indices(payloads, form)
+    return codebook.decode(indices, centroids).reshape(form.shape)

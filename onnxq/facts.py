@@ -1,0 +1,81 @@
+"""What a plan must know of a tensor's values before anything is encoded.
+
+Owns the one pass over the values at planning time: NaN, number of distinct values, equality with
+other tensors. Each tensor is read, judged and released.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxq.cluster import count_distinct
+from onnxq.model import Document, Weight, read
+from onnxq.options import ConvertOptions
+from onnxq.parallel import ordered_map
+from onnxq.selection import width_for
+from onnxq.tensors import Array
+
+READ_BUDGET = 256 << 20
+"""Bytes of tensors that may be in flight at once; a larger one travels alone."""
+_HALF_MAX = 65504.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Hold what was seen: `distinct` bit patterns, counted up to 2^bit_width + 1.
+
+    `infinities` counts the kinds of infinity (0 to 2); `digest` identifies the values (None where
+    no other tensor has the same type and size); `fits_half` says that a float16 codebook loses no
+    range, and no exactness where the tensor has few enough distinct values to be lossless.
+    """
+
+    has_nan: bool
+    infinities: int
+    distinct: int
+    digest: str | None
+    fits_half: bool
+
+
+def gather_facts(
+    document: Document, candidates: Sequence[Weight], options: ConvertOptions, jobs: int
+) -> Iterator[Facts]:
+    """Yield the facts of each candidate, in order."""
+    sizes = Counter((weight.data_type, weight.elements) for weight in candidates)
+
+    def look(weight: Weight) -> Facts:
+        values = read(document, weight).reshape(-1)
+        may_equal = options.share_equal and sizes[weight.data_type, weight.elements] > 1
+        return _look(values, 1 << width_for(weight, options), may_equal, options)
+
+    return ordered_map(
+        look, candidates, jobs=jobs, cost=lambda weight: weight.data_bytes, budget=READ_BUDGET
+    )
+
+
+def _look(values: Array, limit: int, may_equal: bool, options: ConvertOptions) -> Facts:
+    low, high = float(np.min(values)), float(np.max(values))
+    if np.isnan(low):
+        return Facts(has_nan=True, infinities=0, distinct=0, digest=None, fits_half=False)
+    distinct = count_distinct(values, limit)
+    is_wanted = options.codebook_dtype == "float16"
+    return Facts(
+        has_nan=False,
+        infinities=int(np.isinf(low)) + int(np.isinf(high) and high != low),
+        distinct=distinct,
+        digest=hashlib.blake2b(values, digest_size=16).hexdigest() if may_equal else None,
+        fits_half=is_wanted and _fits_half(values, (low, high), is_lossless=distinct <= limit),
+    )
+
+
+def _fits_half(values: Array, bounds: tuple[float, float], *, is_lossless: bool) -> bool:
+    if any(np.isfinite(bound) and abs(bound) > _HALF_MAX for bound in bounds):
+        return False
+    if not is_lossless:
+        return True
+    exact = np.unique(values)
+    return bool(np.array_equal(exact.astype(np.float16).astype(values.dtype), exact))

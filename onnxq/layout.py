@@ -1,0 +1,250 @@
+"""Build the forms of encoded tensors in a model.
+
+Owns the model's change: the weights' containers go, planes, codebooks and decode nodes come. New
+nodes stand before all others of their graph, so every graph stays sorted and the order of the old
+nodes stays as it was. `recognise` is the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+
+from onnxq import tensors, wire
+from onnxq.choose import stands_as_node
+from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
+from onnxq.encode import Encoded
+from onnxq.forms import Const, Form, alias, expression
+from onnxq.model import Document, Scope, Weight, scopes
+from onnxq.plan import Plan, TensorPlan, form_of
+from onnxq.rate import Placement, constant_cost, node_cost
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Store(Protocol):
+    """Take the values of a new tensor, inline or elsewhere."""
+
+    def put(self, tensor: TensorProto, values: Array) -> None:
+        """Give a tensor the raw bytes of `values`."""
+
+
+def strip(document: Document, plan: Plan, weights: Sequence[Weight]) -> None:
+    """Remove the containers of the planned weights from the document's model.
+
+    The Weight records stay readable. Before IR 4 the weights' graph inputs go with them.
+    """
+    planned = {tensor.key for tensor in plan.tensors}
+    doomed: dict[tuple[int, str], tuple[Scope, list[int]]] = {}
+    for weight in weights:
+        if (weight.graph, weight.name) in planned:
+            _, positions = doomed.setdefault((id(weight.scope), weight.kind), (weight.scope, []))
+            positions.append(weight.position)
+    for (_, kind), (scope, positions) in doomed.items():
+        container: Any = scope.proto.node
+        if kind == "initializer" and isinstance(scope.proto, GraphProto):
+            container = scope.proto.initializer
+            if document.proto.ir_version < 4:
+                _remove_inputs(scope.proto, {container[index].name for index in positions})
+        for index in sorted(positions, reverse=True):
+            del container[index]
+
+
+def _remove_inputs(graph: GraphProto, names: set[str]) -> None:
+    for index in reversed(range(len(graph.input))):
+        if graph.input[index].name in names:
+            del graph.input[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """Hold the records that one tensor adds, by the scope they go to, in order."""
+
+    scope: Scope
+    constants: Sequence[ConstantRecord]
+    nodes: Sequence[NodeRecord]
+
+
+class Assembler:
+    """Turn plans into additions: the one place that decides names, sharing and scopes.
+
+    Used once to measure and once to build; both walks give the same records.
+    """
+
+    def __init__(self, document: Document, taken: Iterable[str], weights: Sequence[Weight]) -> None:
+        self._scopes = {scope.path: scope for scope in scopes(document)}
+        names = Names(taken)
+        roots = {scope.root.path for scope in self._scopes.values()}
+        self._names = names
+        self._emitters = {root: Emitter(names) for root in sorted(roots)}
+        self._stored: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {}
+        self._types = {(weight.graph, weight.name): weight.data_type for weight in weights}
+        self._as_node = {
+            (weight.graph, weight.name): stands_as_node(document, weight) for weight in weights
+        }
+
+    def form(self, planned: TensorPlan) -> Form:
+        """Return the planned form of a tensor."""
+        scope = self._scopes[planned.graph]
+        return form_of(planned, scope.opset, self._types[planned.key])
+
+    def as_node(self, planned: TensorPlan) -> bool:
+        """Tell whether a tensor's constants are `Constant` nodes."""
+        return self._as_node[planned.key]
+
+    def additions(self, planned: TensorPlan, form: Form) -> list[Addition]:
+        """Return what a tensor adds, shared records first."""
+        own_scope = self._scopes[planned.graph]
+        emitter = self._emitters[own_scope.root.path]
+        found: list[Addition] = []
+        if planned.same_as is None:
+            stands_here = planned.storage_graph == planned.graph
+            output = planned.name if stands_here else self._names.take()
+            storage = self._scopes[planned.storage_graph]
+            found += _split(emitter.emit(expression(form), output), storage)
+            self._stored[planned.key] = (output, planned.shape)
+            if stands_here:
+                return found
+        name, shape = self._stored[planned.same_as or planned.key]
+        emission = emitter.emit(alias(name, planned.shape, shape), planned.name)
+        return found + _split(emission, own_scope)
+
+
+def _split(emission: Emission, scope: Scope) -> list[Addition]:
+    shared = Addition(
+        scope=scope.root, constants=emission.shared_constants, nodes=emission.shared_nodes
+    )
+    own = Addition(scope=scope, constants=emission.constants, nodes=emission.nodes)
+    return [shared, own]
+
+
+def predict(
+    document: Document,
+    plan: Plan,
+    weights: Sequence[Weight],
+    taken: set[str],
+    placement: Placement | None,
+) -> int:
+    """Return the bytes that the model will have, its data file included, before it is built.
+
+    Args:
+        document: the model after `strip`, kept external tensors already in their new place.
+        plan: what will be encoded; `centroids` must be those really used for an exact answer.
+        weights: the weights that `plan` was made from.
+        taken: every name of the model before `strip`.
+        placement: where the data file ends so far; None when all is inline. Not changed.
+    """
+    planner = None
+    if placement is not None:
+        planner = Placement(placement.location)
+        planner.end = placement.end
+    assembler = Assembler(document, taken, weights)
+    growth: dict[str, int] = {}
+    for planned in plan.tensors:
+        as_node = assembler.as_node(planned)
+        for addition in assembler.additions(planned, assembler.form(planned)):
+            cost = sum(node_cost(record) for record in addition.nodes)
+            for record in addition.constants:
+                cost += constant_cost(record, as_node=as_node, placement=planner)
+            path = addition.scope.path
+            growth[path] = growth.get(path, 0) + cost
+    return _grown_bytes(document, growth) + (planner.end if planner else 0)
+
+
+def _grown_bytes(document: Document, growth: Mapping[str, int]) -> int:
+    """Return the size of a model after its graphs grow, length prefixes included."""
+    messages: dict[int, tuple[int, Any, int | None]] = {}
+    delta: dict[int, int] = {}
+    for scope in scopes(document):
+        chain = (*scope.enclosing, scope.proto)
+        for depth, message in enumerate(chain):
+            parent = id(chain[depth - 1]) if depth else None
+            messages.setdefault(id(message), (depth, message, parent))
+        delta[id(scope.proto)] = delta.get(id(scope.proto), 0) + growth.get(scope.path, 0)
+    for key, (_, message, parent) in sorted(messages.items(), key=lambda item: -item[1][0]):
+        grown = delta.get(key, 0)
+        if grown and parent is not None:
+            before = message.ByteSize()
+            longer = wire.varint_bytes(before + grown) - wire.varint_bytes(before)
+            delta[parent] = delta.get(parent, 0) + grown + longer
+    return document.proto.ByteSize() + delta.get(id(document.proto), 0)
+
+
+class Inserter:
+    """Insert encoded tensors into a stripped model, one by one, in plan order."""
+
+    def __init__(
+        self, document: Document, taken: set[str], weights: Sequence[Weight], store: Store
+    ) -> None:
+        self._assembler = Assembler(document, taken, weights)
+        self._store = store
+        self._fronts: dict[int, int] = {}
+
+    def form(self, planned: TensorPlan) -> Form:
+        """Return the planned form of a tensor."""
+        return self._assembler.form(planned)
+
+    def insert(self, planned: TensorPlan, encoded: Encoded | None) -> None:
+        """Add a tensor's nodes and constants; `encoded` is None for one that shares storage."""
+        form = encoded.form if encoded is not None else self._assembler.form(planned)
+        payloads = encoded.payloads if encoded is not None else {}
+        as_node = self._assembler.as_node(planned)
+        for addition in self._assembler.additions(planned, form):
+            nodes: list[NodeProto] = []
+            for record in addition.constants:
+                if as_node:
+                    nodes.append(_constant_node(record, payloads))
+                else:
+                    self._add_initializer(addition.scope.proto, record, payloads)
+            nodes += [_node(record) for record in addition.nodes]
+            self._put_in_front(addition.scope.proto, nodes)
+
+    def _add_initializer(
+        self,
+        graph: GraphProto | FunctionProto,
+        record: ConstantRecord,
+        payloads: Mapping[str, Array],
+    ) -> None:
+        if isinstance(graph, FunctionProto):
+            raise AssertionError("functions have no initializers")
+        source = record.source
+        tensor = graph.initializer.add(name=record.name, data_type=source.data_type)
+        tensor.dims.extend(source.dims)
+        self._store.put(tensor, _values(record, payloads))
+
+    def _put_in_front(self, graph: GraphProto | FunctionProto, nodes: list[NodeProto]) -> None:
+        """Insert nodes behind those inserted before, ahead of all old ones."""
+        at = self._fronts.get(id(graph), 0)
+        for offset, node in enumerate(nodes):
+            graph.node.insert(at + offset, node)
+        self._fronts[id(graph)] = at + len(nodes)
+
+
+def _values(record: ConstantRecord, payloads: Mapping[str, Array]) -> Array:
+    source = record.source
+    if isinstance(source, Const):
+        return np.array(source.values, tensors.INTEGER_TYPES[source.data_type])
+    return payloads[source.role]
+
+
+def _constant_node(record: ConstantRecord, payloads: Mapping[str, Array]) -> NodeProto:
+    source = record.source
+    node = NodeProto(op_type="Constant", output=[record.name])
+    tensor = tensors.make_tensor("", source.data_type, source.dims)
+    tensor.raw_data = _values(record, payloads).tobytes()
+    node.attribute.add(name="value", type=AttributeProto.TENSOR, t=tensor)
+    return node
+
+
+def _node(record: NodeRecord) -> NodeProto:
+    node = NodeProto(op_type=record.op_type, input=record.inputs, output=[record.output])
+    for name, value in record.attributes:
+        if isinstance(value, int):
+            node.attribute.add(name=name, type=AttributeProto.INT, i=value)
+        else:
+            node.attribute.add(name=name, type=AttributeProto.INTS, ints=value)
+    return node

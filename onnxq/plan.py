@@ -1,0 +1,204 @@
+"""Decide everything: which tensors are encoded, at which width, in which form, and what is kept.
+
+Owns the decisions and their record; a saved plan gives the same bytes again. Encoding is planned
+only where the exact size arithmetic of `rate` says that the file gets smaller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxq.choose import Choice, choose
+from onnxq.errors import InputError
+from onnxq.facts import gather_facts
+from onnxq.forms import FLOAT16, Form
+from onnxq.model import Document, Weight
+from onnxq.options import ConvertOptions, Init, LayoutName
+from onnxq.selection import Skip, check_patterns, reason_by_kind, reason_to_keep, skip
+from onnxq.sharing import tie, unpaid
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorPlan:
+    """Hold the decisions for one tensor.
+
+    `centroids` is the number to fit: 2^bit_width, or the distinct values where they are fewer (the
+    tensor is then stored without loss). `same_as` names the (graph, name) of an equal tensor whose
+    storage this one shares; `storage_graph` is the graph that holds the storage.
+    """
+
+    name: str
+    graph: str
+    shape: tuple[int, ...]
+    dtype: str
+    elements: int
+    original_bytes: int
+    bit_width: int
+    centroids: int
+    layout: LayoutName
+    codebook_dtype: str
+    init: Init
+    pdf_factor: float
+    max_iterations: int
+    storage_graph: str
+    same_as: tuple[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The (graph, name) that identifies the tensor in its model."""
+        return self.graph, self.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values."""
+        record = dataclasses.asdict(self)
+        record["shape"] = list(self.shape)
+        record["same_as"] = list(self.same_as) if self.same_as else None
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> TensorPlan:
+        """Return the record of JSON values written by `to_json`."""
+        values = dict(record)
+        values["shape"] = tuple(values["shape"])
+        values["same_as"] = tuple(values["same_as"]) if values.get("same_as") else None
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Hold the decisions for one model, tensors and skips in file order."""
+
+    tensors: tuple[TensorPlan, ...]
+    skips: tuple[Skip, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready values."""
+        return {
+            "plan_version": SCHEMA_VERSION,
+            "tensors": [tensor.to_json() for tensor in self.tensors],
+            "skipped": [record.to_json() for record in self.skips],
+        }
+
+    @classmethod
+    def from_json(cls, record: object, label: str) -> Plan:
+        """Return the plan of JSON values written by `to_json`.
+
+        Raises:
+            InputError: the values are no plan, or one of another version.
+        """
+        if not isinstance(record, dict) or record.get("plan_version") != SCHEMA_VERSION:
+            raise InputError(f"{label}: is no onnxq plan of version {SCHEMA_VERSION}")
+        try:
+            return cls(
+                tensors=tuple(TensorPlan.from_json(item) for item in record["tensors"]),
+                skips=tuple(Skip(**item) for item in record["skipped"]),
+            )
+        except (KeyError, TypeError, ValueError) as err:
+            raise InputError(f"{label}: is a damaged onnxq plan: {err}") from err
+
+
+def make_plan(
+    document: Document, weights: Sequence[Weight], options: ConvertOptions, jobs: int
+) -> Plan:
+    """Return the plan of a model under options. Reads every candidate once.
+
+    Raises:
+        OptionError: a pattern of the options matches nothing.
+        InputError: a tensor cannot be read.
+    """
+    check_patterns(weights, options, document.label)
+    skips: dict[int, Skip] = {}
+    candidates: list[Weight] = []
+    for weight in weights:
+        kept = reason_to_keep(weight, options)
+        if kept is None:
+            candidates.append(weight)
+        else:
+            skips[id(weight)] = skip(weight, *kept)
+    choices: list[Choice] = []
+    all_facts = gather_facts(document, candidates, options, jobs)
+    for weight, seen in zip(candidates, all_facts, strict=True):
+        chosen = choose(document, weight, seen, options)
+        if isinstance(chosen, Skip):
+            skips[id(weight)] = chosen
+        else:
+            choices.append(chosen)
+    while options.only_smaller and (dear := unpaid(choices)):
+        for choice in dear:
+            detail = "the shared decoding tables would cost more than the tensors save"
+            skips[id(choice.weight)] = skip(choice.weight, "not-smaller", detail)
+        choices = [choice for choice in choices if choice not in dear]
+    planned = {id(choice.weight): _record(choice, options) for choice in tie(choices)}
+    return Plan(
+        tensors=tuple(planned[id(weight)] for weight in weights if id(weight) in planned),
+        skips=tuple(skips[id(weight)] for weight in weights if id(weight) in skips),
+    )
+
+
+def _record(choice: Choice, options: ConvertOptions) -> TensorPlan:
+    weight, form = choice.weight, choice.form
+    halves = form.codebook_type != form.data_type
+    return TensorPlan(
+        name=weight.name,
+        graph=weight.graph,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        elements=weight.elements,
+        original_bytes=weight.data_bytes,
+        bit_width=form.bit_width,
+        centroids=form.centroids,
+        layout=form.layout,
+        codebook_dtype="float16" if halves else weight.dtype,
+        init=options.init,
+        pdf_factor=options.pdf_factor,
+        max_iterations=options.max_iterations,
+        storage_graph=choice.storage_graph,
+        same_as=(choice.same_as.graph, choice.same_as.name) if choice.same_as else None,
+    )
+
+
+def form_of(planned: TensorPlan, opset: int, data_type: int) -> Form:
+    """Return the form that a tensor's plan asks for."""
+    halves = planned.codebook_dtype == "float16" and planned.dtype != "float16"
+    return Form(
+        layout=planned.layout,
+        bit_width=planned.bit_width,
+        data_type=data_type,
+        codebook_type=FLOAT16 if halves else data_type,
+        shape=planned.shape,
+        centroids=planned.centroids,
+        opset=opset,
+    )
+
+
+def match_plan(plan: Plan, weights: Sequence[Weight], label: str) -> Plan:
+    """Return a saved plan for the weights of a model, tensors it does not name as skips.
+
+    Raises:
+        InputError: the plan names a tensor that the model lacks, or with another shape or type.
+    """
+    by_key = {(weight.graph, weight.name): weight for weight in weights}
+    for planned in plan.tensors:
+        weight = by_key.get(planned.key)
+        if weight is None or reason_by_kind(weight):
+            raise InputError(
+                f"{label}: has no tensor {planned.name!r} in {planned.graph} to encode"
+            )
+        if (weight.shape, weight.dtype) != (planned.shape, planned.dtype):
+            raise InputError(
+                f"{label}: tensor {planned.name!r} is {weight.dtype}{list(weight.shape)}, the plan "
+                f"expects {planned.dtype}{list(planned.shape)}; make a new plan for this model"
+            )
+    named = {planned.key for planned in plan.tensors}
+    reasons = {(record.graph, record.name): record for record in plan.skips}
+    skips = [
+        reasons.get(key) or skip(weight, "not-in-plan", "the plan does not name it")
+        for key, weight in by_key.items()
+        if key not in named
+    ]
+    return Plan(tensors=plan.tensors, skips=tuple(skips))

@@ -1,0 +1,79 @@
+"""Tensors seen together: equal ones share their storage, and shared tables must pay for themselves.
+
+Owns the two decisions that no tensor can take alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from onnxq.choose import Choice
+from onnxq.forms import Expr, expression, shared_expressions
+from onnxq.rate import expression_cost
+
+Family = tuple[str, str, int]
+
+
+def tie(choices: Sequence[Choice]) -> list[Choice]:
+    """Let equal tensors of one root share the storage of the first one.
+
+    The storage stands in the innermost graph around all of them.
+    """
+    first: dict[tuple[object, ...], int] = {}
+    tied = list(choices)
+    for index, choice in enumerate(choices):
+        if choice.facts.digest is None:
+            continue
+        form = choice.form
+        content = (choice.facts.digest, form.data_type, form.elements, form.bit_width)
+        lead_index = first.setdefault((choice.weight.scope.root.path, *content), index)
+        lead = tied[lead_index]
+        if lead_index != index:
+            storage = common_graph(lead.storage_graph, choice.weight.graph)
+            tied[lead_index] = dataclasses.replace(lead, storage_graph=storage)
+            tied[index] = dataclasses.replace(choice, same_as=lead.weight)
+    graphs = {id(choice.weight): choice.storage_graph for choice in tied}
+    return [
+        dataclasses.replace(choice, storage_graph=graphs[id(choice.same_as)])
+        if choice.same_as is not None
+        else choice
+        for choice in tied
+    ]
+
+
+def common_graph(first: str, second: str) -> str:
+    """Return the path of the innermost graph around two graphs of one root.
+
+    >>> common_graph("main/If#1.then_branch", "main/If#1.else_branch")
+    'main'
+    """
+    while not (second + "/").startswith(first + "/"):
+        first = first.rpartition("/")[0]
+    return first
+
+
+def unpaid(choices: Sequence[Choice]) -> list[Choice]:
+    """Return the choices whose shared tables cost more than they save, the worst family only.
+
+    A family is what one root stores in one layout and width; its tables count as far as no other
+    family needs them. Called again after each removal until nothing is left to remove.
+    """
+    families: dict[Family, list[Choice]] = {}
+    for choice in choices:
+        form = choice.form
+        family = (choice.weight.scope.root.path, form.layout, form.bit_width)
+        families.setdefault(family, []).append(choice)
+    tables = {family: _tables(members) for family, members in families.items()}
+    for family, members in sorted(families.items()):
+        others = [tables[f] for f in families if f[0] == family[0] and f != family]
+        alone = tables[family].difference(*others)
+        as_node = members[0].weight.scope.root.is_function
+        cost = sum(expression_cost(expr, as_node=as_node) for expr in alone)
+        if cost >= sum(choice.saved for choice in members):
+            return members
+    return []
+
+
+def _tables(members: Sequence[Choice]) -> set[Expr]:
+    return set().union(*(shared_expressions(expression(choice.form)) for choice in members))

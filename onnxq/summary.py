@@ -1,0 +1,248 @@
+"""Turn what the stages did into the rows and the ledger of a report.
+
+Owns the accounting: every byte of the output is in one part of the ledger, and every tensor of the
+model is in exactly one row.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+
+import numpy as np
+
+from onnxq import model, recognise, tensors, wire
+from onnxq.encode import Encoded, decode_indices
+from onnxq.forms import MAX_NODE_BYTES, Form, largest_node_bytes
+from onnxq.model import Document, Weight
+from onnxq.plan import Plan, TensorPlan
+from onnxq.rate import ce2_bytes, load_bytes
+from onnxq.recognise import Found
+from onnxq.report import (
+    ConsumerRow,
+    FileSize,
+    InspectReport,
+    Ledger,
+    SkipRow,
+    TensorRow,
+    WeightRow,
+)
+from onnxq.selection import Skip
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+_PACKAGES = ("onnxq", "onnx", "numpy", "numba", "onnxruntime-gpu", "onnxruntime")
+
+
+def tensor_rows(plan: Plan, encoded: Mapping[tuple[str, str], Encoded]) -> tuple[TensorRow, ...]:
+    """Return a row for each encoded tensor, in plan order."""
+    rows = []
+    for planned in plan.tensors:
+        lead = encoded[planned.same_as or planned.key]
+        rows.append(_tensor_row(planned, lead))
+    return tuple(rows)
+
+
+def _tensor_row(planned: TensorPlan, lead: Encoded) -> TensorRow:
+    is_shared = planned.same_as is not None
+    codebook_bytes = lead.payload_bytes["codebook"]
+    index_bytes = sum(lead.payload_bytes.values()) - codebook_bytes
+    return TensorRow(
+        name=planned.name,
+        graph=planned.graph,
+        shape=planned.shape,
+        dtype=planned.dtype,
+        elements=planned.elements,
+        bit_width=planned.bit_width,
+        centroids=lead.form.centroids,
+        index_bytes=0 if is_shared else index_bytes,
+        codebook_bytes=0 if is_shared else codebook_bytes,
+        snr_db=lead.snr_db,
+        scheme=lead.scheme,
+        layout=planned.layout,
+        gap=lead.gap,
+        is_lossless=lead.is_lossless,
+        original_bytes=planned.original_bytes,
+        same_as=planned.same_as[1] if planned.same_as else None,
+    )
+
+
+def skip_rows(skips: Iterable[Skip]) -> tuple[SkipRow, ...]:
+    """Return a row for each tensor that is kept."""
+    return tuple(SkipRow(**skip.to_json()) for skip in skips)
+
+
+def kept_floats(weights: Sequence[Weight], plan: Plan) -> list[Weight]:
+    """Return the float tensors that a plan keeps as they are."""
+    planned = {tensor.key for tensor in plan.tensors}
+    return [w for w in weights if w.is_float and (w.graph, w.name) not in planned]
+
+
+def kept_bytes(weights: Sequence[Weight], plan: Plan) -> int:
+    """Return the bytes of the float tensors that a plan keeps."""
+    return sum(weight.data_bytes for weight in kept_floats(weights, plan))
+
+
+def external_bytes(kept: Sequence[Weight]) -> int:
+    """Return the bytes of those tensors that stand in a data file."""
+    return sum(weight.data_bytes for weight in kept if _is_external(weight))
+
+
+def ledger(
+    total: int, rows: Sequence[TensorRow], kept: Sequence[Weight], skeleton_bytes: int, moved: int
+) -> Ledger:
+    """Return where the bytes of an output went; the parts sum to `total`.
+
+    Args:
+        total: bytes of the output and its data file.
+        rows: the encoded tensors.
+        kept: the float tensors kept.
+        skeleton_bytes: the model after the encoded weights were taken out, before anything came.
+        moved: bytes of tensors other than floats that stand in the data file.
+    """
+    indices = sum(row.index_bytes for row in rows)
+    codebooks = sum(row.codebook_bytes for row in rows)
+    stored = sum(weight.data_bytes for weight in kept)
+    original = skeleton_bytes - (stored - external_bytes(kept)) + moved
+    return Ledger(
+        indices=indices,
+        codebooks=codebooks,
+        added_graph=total - indices - codebooks - stored - original,
+        kept_weights=stored,
+        original_graph=original,
+    )
+
+
+def _is_external(weight: Weight) -> bool:
+    return weight.tensor is not None and tensors.is_external(weight.tensor)
+
+
+def published_bytes(rows: Sequence[TensorRow], kept: Sequence[Weight]) -> int:
+    """Return the CE2 bytes of a conversion (spec: size accounting)."""
+    encoded = [(row.bit_width, row.elements, row.centroids) for row in rows if row.same_as is None]
+    return ce2_bytes(encoded, sum(w.data_bytes for w in kept if w.kind != "attribute"))
+
+
+def form_notes(forms: Sequence[tuple[str, Form]], layout: str) -> list[str]:
+    """Return what a user should know of forms: tensors too large to fold, gaps in a layout."""
+    notes = [
+        f"tensor {name!r}: decodes to {largest_node_bytes(form):,} bytes; onnxruntime folds nodes "
+        f"up to {MAX_NODE_BYTES:,} at load, so it is put together again at every run"
+        for name, form in forms
+        if largest_node_bytes(form) > MAX_NODE_BYTES
+    ]
+    replaced = sorted({form.bit_width for _, form in forms if form.layout != layout})
+    replaced = [width for width in replaced if width not in (8, 16)]
+    if replaced and layout != "portable":
+        widths = ", ".join(map(str, replaced))
+        notes.append(f"layout {layout} has no form for {widths} bits here; portable was used")
+    return notes
+
+
+def weight_row(
+    weight: Weight, planned: TensorPlan | None, kept: Skip | None, cost: int | None
+) -> WeightRow:
+    """Return what a plan would do with one tensor of a plain model."""
+    return WeightRow(
+        name=weight.name,
+        graph=weight.graph,
+        kind=weight.kind,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        elements=weight.elements,
+        bytes=weight.data_bytes,
+        consumers=tuple(
+            ConsumerRow(op_type=use.op_type, node=use.node, input=use.index)
+            for use in weight.consumers
+        ),
+        action="convert" if planned else "keep",
+        bit_width=planned.bit_width if planned else None,
+        reason=kept.reason if kept else None,
+        detail=kept.detail if kept else "",
+        predicted_bytes=cost,
+    )
+
+
+def found_row(document: Document, found: Found) -> TensorRow:
+    """Return the row of an encoded tensor of a converted model; its loss is not known."""
+    storage = found.storage
+    read = recognise.payloads(document, storage)
+    used = int(np.unique(decode_indices(read, storage.form)).size)
+    index_bytes = sum(values.nbytes for role, values in read.items() if role != "codebook")
+    is_shared = found.same_as is not None
+    elements = storage.form.elements
+    return TensorRow(
+        name=found.name,
+        graph=found.scope.path,
+        shape=found.shape,
+        dtype=tensors.type_name(storage.form.data_type),
+        elements=elements,
+        bit_width=storage.form.bit_width,
+        centroids=used,
+        index_bytes=0 if is_shared else index_bytes,
+        codebook_bytes=0 if is_shared else storage.form.codebook_bytes,
+        snr_db=None,
+        scheme="unknown",
+        layout=storage.form.layout,
+        gap=None,
+        is_lossless=False,
+        original_bytes=tensors.nominal_bytes(storage.form.data_type, elements),
+        same_as=storage.name if is_shared else None,
+    )
+
+
+def inspect_converted(document: Document, found: list[Found], size: FileSize) -> InspectReport:
+    """Return what a converted model holds."""
+    rows = tuple(found_row(document, item) for item in found)
+    own = {id(tensor) for item in found for tensor in item.parts.values()}
+    kept = [
+        weight
+        for weight in model.weights(document)
+        if weight.is_float and id(weight.tensor) not in own
+    ]
+    elements = sum(row.elements for row in rows)
+    stored = sum(row.stored_bytes for row in rows)
+    nodes = {id(node): node for item in found for node in item.nodes}
+    added = sum(wire.field_bytes(node.ByteSize()) for node in nodes.values())
+    kept_total = sum(weight.data_bytes for weight in kept)
+    return InspectReport(
+        model=size,
+        is_converted=True,
+        weights=(),
+        tensors=rows,
+        ledger=Ledger(
+            indices=sum(row.index_bytes for row in rows),
+            codebooks=sum(row.codebook_bytes for row in rows),
+            added_graph=added,
+            kept_weights=kept_total,
+            original_graph=size.file_bytes - stored - added - kept_total,
+        ),
+        predicted_file_bytes=None,
+        predicted_load_bytes=kept_total
+        + sum(load_bytes(item.form) for item in found if item.same_as is None),
+        bits_per_weight=8 * stored / elements if elements else None,
+        versions=versions(),
+    )
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident size this process has had, in bytes; None where unknown."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the bytes and figures depend on."""
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
