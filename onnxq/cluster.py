@@ -15,21 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.codebook import (
+    BLOCK,
     MAX_CENTROIDS,
     Array,
     Indices,
     assign,
-    distortion,
-    index_dtype,
+    assign_measured,
     working_dtype,
 )
 from onnxq.errors import InputError, OptionError
+from onnxq.kernels import compiled, is_worthwhile, least_weight_path
 from onnxq.lloyd import lloyd, start
-from onnxq.spectrum import spectrum
+from onnxq.optimal import solve
+from onnxq.parallel import blocks
+from onnxq.survey import Survey, distinct, sample, survey
 
 Init: TypeAlias = Literal["optimal", "bounded-pdf", "quantile", "uniform"]
 
-_SAMPLE = 1 << 16
+_EXACT = 1e-12
+_CLOSE = 1e-7
+"""Excess over the bound at which the search may stop: on distinct values, on histogram cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,10 @@ class Clustering:
         centroids: 1-D, ascending, in the dtype of the values; every one is used.
         indices: Nearest centroid of each value, in the values' shape.
         distortion: Sum of squared residuals over finite values (float64).
-        gap: Proven upper bound on distortion / optimum - 1, or None where none is known.
+        gap: Upper bound on distortion / optimum - 1, proven up to rounding by `optimal`, else
+            None. The optimum is over all codebooks of as many centroids, in float64; for tensors
+            so large that they are solved on a histogram, over those whose clusters do not split
+            a cell.
         iterations: Lloyd rounds, or multiplier steps of the optimal solver.
         is_lossless: Whether decoding gives back every bit.
     """
@@ -100,63 +108,97 @@ def fit(
     if not 1 <= k <= MAX_CENTROIDS:
         raise OptionError(f"k: found {k}, expected 1 to {MAX_CENTROIDS}")
     working_dtype(values)
-    if np.isnan(values).any():
-        raise InputError("values: found NaN, expected numbers")
-    if count_distinct(values, k) <= k:
-        return _lossless(values)
-    infinite = np.unique(values[np.isinf(values)].astype(np.float64))
-    room = k - infinite.size
+    values = np.asarray(values, order="C")
+    kinds = distinct(values.reshape(-1), k) if _may_hold(values, k) else None
+    if kinds is not None and (kinds[0].size or not values.size):
+        return _lossless(values, kinds[0], jobs)
+    seen = survey(values, k, jobs=jobs)
+    room = k - seen.infinities.size
     if room < 1:
         raise InputError(f"values: found finite and infinite ones, which {k} centroids cannot hold")
-    finite = values[np.isfinite(values)].astype(np.float64)
-    positions, counts = np.unique(finite, return_counts=True)
-    points = spectrum(positions, counts.astype(np.float64))
-    first = start(
-        points,
-        room,
-        "quantile" if options.init == "optimal" else options.init,
-        options.pdf_factor,
-    )
-    centroids, rounds = lloyd(points, first, options.max_iterations)
-    book = np.sort(np.concatenate((centroids, infinite)))
-    return _finish(values, _rounded(book, values.dtype), rounds, jobs)
+    if seen.points is None:
+        return _finish(values, seen.infinities, _Placed(np.empty(0), 0, 0.0), jobs)
+    placed = _place(seen, room, options)
+    book = placed.centroids * seen.points.scale + seen.points.origin
+    return _finish(values, np.concatenate((book, seen.infinities)), placed, jobs)
 
 
 def count_distinct(values: Array, limit: int) -> int:
     """Return the number of distinct bit patterns, or `limit + 1` as soon as there are more.
 
-    0.0 and -0.0 differ, and so do NaNs of different payload.
+    0.0 and -0.0 differ, and so do NaNs of different payload. A sample is looked at first.
 
     >>> count_distinct(np.float32([0.0, -0.0, 1.0, 1.0]), 10)
     3
     """
-    patterns = _patterns(values)
-    if patterns.size > _SAMPLE:
-        stride = patterns.size // _SAMPLE
-        if np.unique(patterns[::stride]).size > limit:
-            return limit + 1
-    return min(np.unique(patterns).size, limit + 1)
+    values = np.asarray(values, order="C")
+    if not values.size:
+        return 0
+    if not _may_hold(values, limit):
+        return limit + 1
+    return distinct(values.reshape(-1), limit)[0].size or limit + 1
 
 
-def _patterns(values: Array) -> NDArray[np.unsignedinteger[Any]]:
-    flat = np.ascontiguousarray(values).reshape(-1)
-    return flat.view(np.dtype(f"u{flat.dtype.itemsize}"))
+def prepare(total: int) -> None:
+    """Load the compiled kernels if clustering `total` values altogether pays for it.
+
+    `fit` decides tensor by tensor; call this first where many small tensors make a large model.
+    """
+    if is_worthwhile(total):
+        compiled(least_weight_path)
 
 
-def _ordered(patterns: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.unsignedinteger[Any]]:
-    """Return bit patterns of floats as integers of the same order, -0.0 below 0.0."""
+@dataclass(frozen=True)
+class _Placed:
+    """Hold centroids in the spectrum's units, rounds taken, and a bound on the cost, if any."""
+
+    centroids: NDArray[np.float64]
+    iterations: int
+    bound: float | None
+
+
+def _place(seen: Survey, k: int, options: ClusterOptions) -> _Placed:
+    """Choose up to `k` centroids for the finite values."""
+    points = seen.points
+    assert points is not None
+    if options.init == "optimal":
+        cut = solve(points, k, _EXACT if seen.is_exact else _CLOSE)
+        return _Placed(points.means(cut.edges), cut.steps, cut.bound * points.scale**2)
+    first = start(points, k, options.init, options.pdf_factor)
+    centroids, rounds = lloyd(points, first, options.max_iterations)
+    return _Placed(centroids, rounds, None)
+
+
+def _may_hold(values: Array, limit: int) -> bool:
+    """Return False if a sample alone holds more than `limit` bit patterns."""
+    few = sample(values.reshape(-1))
+    return limit >= few.size or np.unique(_patterns(few)).size <= limit
+
+
+def _patterns(values: Array) -> Array:
+    patterns: Array = values.view(np.dtype(f"u{values.dtype.itemsize}"))
+    return patterns
+
+
+def _lossless(values: Array, kinds: Array, jobs: int) -> Clustering:
+    """Return the codebook of all bit patterns `kinds`."""
+    patterns = _patterns(kinds)
     sign = patterns.dtype.type(1 << (8 * patterns.itemsize - 1))
-    return np.where(patterns & sign, ~patterns, patterns | sign)
-
-
-def _lossless(values: Array) -> Clustering:
-    """Return the codebook of all bit patterns."""
-    keys, indices = np.unique(_ordered(_patterns(values)), return_inverse=True)
-    sign = keys.dtype.type(1 << (8 * keys.itemsize - 1))
-    centroids = np.where(keys & sign, keys ^ sign, ~keys).view(values.dtype)
+    # Bit patterns in the order of their values, -0.0 below 0.0.
+    centroids = kinds[np.argsort(np.where(patterns & sign, ~patterns, patterns | sign))]
+    if np.isnan(centroids).any():
+        raise InputError("values: found NaN, expected numbers")
+    if not centroids.size:
+        indices: Indices = np.empty(values.shape, np.uint8)
+    else:
+        indices = assign(values, centroids, jobs=jobs)
+    zeros = np.flatnonzero(centroids == 0)
+    if zeros.size == 2:
+        is_positive = _patterns(values) == 0
+        indices[is_positive] = zeros[1]
     return Clustering(
         centroids=centroids,
-        indices=indices.reshape(values.shape).astype(index_dtype(centroids.size)),
+        indices=indices,
         distortion=0.0,
         gap=0.0,
         iterations=0,
@@ -170,18 +212,33 @@ def _rounded(book: NDArray[np.float64], dtype: np.dtype[Any]) -> Array:
         return np.unique(book.astype(dtype) + dtype.type(0))
 
 
-def _finish(values: Array, centroids: Array, iterations: int, jobs: int) -> Clustering:
-    """Assign, drop centroids that no value uses, and measure."""
-    indices = assign(values, centroids, jobs=jobs)
-    used = np.bincount(indices.reshape(-1), minlength=centroids.size) > 0
+def _finish(values: Array, book: NDArray[np.float64], placed: _Placed, jobs: int) -> Clustering:
+    """Round, assign, drop centroids that no value uses, and measure."""
+    centroids = _rounded(book, values.dtype)
+    indices, error = assign_measured(values, centroids, jobs=jobs)
+    used = _used(indices, centroids.size)
     if not used.all():
         centroids = centroids[used]
-        indices = assign(values, centroids, jobs=jobs)
+        indices, error = assign_measured(values, centroids, jobs=jobs)
+    gap = None
+    if placed.bound is not None and (placed.bound > 0 or error == 0):
+        gap = max(error / placed.bound - 1.0, 0.0) if error else 0.0
     return Clustering(
         centroids=centroids,
         indices=indices,
-        distortion=distortion(values, indices, centroids),
-        gap=None,
-        iterations=iterations,
+        distortion=error,
+        gap=gap,
+        iterations=placed.iterations,
         is_lossless=False,
     )
+
+
+def _used(indices: Indices, centroids: int) -> NDArray[np.bool_]:
+    """Return which of the centroids any index names."""
+    used = np.zeros(centroids, np.bool_)
+    flat = indices.reshape(-1)
+    for begin, end in blocks(flat.size, BLOCK):
+        used[flat[begin:end]] = True
+        if used.all():
+            break
+    return used

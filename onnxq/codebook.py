@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import InputError
+from onnxq.kernels import compiled, is_worthwhile, nearest, squared_residuals
 from onnxq.parallel import blocks, ordered_map
 
 Array: TypeAlias = NDArray[Any]
@@ -27,6 +28,9 @@ BLOCK = 1 << 20
 
 MAX_CENTROIDS = 1 << 16
 """The most centroids that 16-bit indices can address."""
+
+PATTERNS = 1 << 16
+"""Bit patterns of a 16-bit float."""
 
 FLOATS: tuple[np.dtype[Any], ...] = (
     np.dtype(np.float32),
@@ -55,19 +59,12 @@ def assign(values: Array, centroids: Array, *, jobs: int = 1) -> Indices:
     >>> assign(np.float32([0.1, 0.5, 9.0]), np.float32([0.0, 1.0])).tolist()
     [0, 0, 1]
     """
-    limits = thresholds(centroids, working_dtype(values, centroids))
-    flat = values.reshape(-1)
-    out = np.empty(flat.size, index_dtype(centroids.size))
+    return _Assigner(values, centroids).run(values, jobs, is_measured=False)[0]
 
-    def run(span: tuple[int, int]) -> None:
-        part = flat[span[0] : span[1]].astype(limits.dtype, copy=False)
-        if np.isnan(part).any():
-            raise InputError("values: found NaN, expected numbers")
-        out[span[0] : span[1]] = np.searchsorted(limits, part, side="left")
 
-    for _ in ordered_map(run, blocks(flat.size, BLOCK), jobs=jobs):
-        pass
-    return out.reshape(values.shape)
+def assign_measured(values: Array, centroids: Array, *, jobs: int = 1) -> tuple[Indices, float]:
+    """Return `assign(values, centroids)` and the distortion of that assignment, in one pass."""
+    return _Assigner(values, centroids).run(values, jobs, is_measured=True)
 
 
 def decode(indices: Indices, centroids: Array) -> Array:
@@ -90,13 +87,11 @@ def distortion(values: Array, indices: Indices, centroids: Array) -> float:
     """
     book = centroids.astype(np.float64)
     flat, picks = values.reshape(-1), indices.reshape(-1)
+    dtype = working_dtype(values)
     total = 0.0
     for start, stop in blocks(flat.size, BLOCK):
-        part = flat[start:stop].astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            residuals = part - book[picks[start:stop]]
-            np.copyto(residuals, 0.0, where=~np.isfinite(part))
-            total += float(np.sum(residuals * residuals))
+        part = flat[start:stop].astype(dtype, copy=False)
+        total += _squared(part, picks[start:stop], book)
     return total
 
 
@@ -160,6 +155,96 @@ def thresholds(centroids: Array, dtype: np.dtype[Any]) -> Array:
     both = (low == -np.inf) & (high == np.inf)
     limits[both | (low == np.inf)] = np.finfo(dtype).max
     return limits.astype(dtype, copy=False)
+
+
+class _Assigner:
+    """Hold the lookup tables of one codebook for one array of values.
+
+    Cells of equal width cover the range of a sample of the values; each knows how many thresholds
+    lie below it, so that a value costs one lookup and one comparison unless its own cell holds
+    thresholds. Large 16-bit tensors look up all 65,536 bit patterns instead.
+    """
+
+    def __init__(self, values: Array, centroids: Array) -> None:
+        dtype = working_dtype(values, centroids)
+        self._limits = thresholds(centroids, dtype)
+        self._book = centroids.astype(np.float64)
+        self._index = index_dtype(centroids.size)
+        self._table: Indices | None = None
+        self._is_compiled = is_worthwhile(values.size)
+        if values.dtype.itemsize == 2 and values.size > PATTERNS:
+            every = np.arange(PATTERNS, dtype=np.uint16).view(values.dtype).astype(dtype)
+            self._table = self._search(every)
+        elif self._is_compiled:
+            self._grid, self._first = _cells(values.reshape(-1), self._limits)
+            self._padded = np.append(self._limits, dtype.type(np.inf))
+
+    def run(self, values: Array, jobs: int, *, is_measured: bool) -> tuple[Indices, float]:
+        """Return the indices of all values and, if asked for, the distortion (else 0)."""
+        flat = values.reshape(-1)
+        out = np.empty(flat.size, self._index)
+
+        def block(span: tuple[int, int]) -> float:
+            return self._block(flat[span[0] : span[1]], out[span[0] : span[1]], is_measured)
+
+        total = 0.0
+        for part in ordered_map(block, blocks(flat.size, BLOCK), jobs=jobs):
+            total += part
+        return out.reshape(values.shape), total
+
+    def _block(self, part: Array, out: Indices, is_measured: bool) -> float:
+        wide = part.astype(self._limits.dtype, copy=False)
+        if self._is_compiled and self._table is None:
+            tables = (self._grid, self._first, self._padded, self._book)
+            total, nans = compiled(nearest)(wide, *tables, out)
+            _refuse_nan(nans > 0)
+            return float(total)
+        _refuse_nan(bool(np.isnan(wide).any()))
+        if self._table is not None:
+            np.take(self._table, part.view(np.uint16), out=out)
+        else:
+            out[:] = self._search(wide)
+        return _squared(wide, out, self._book) if is_measured else 0.0
+
+    def _search(self, wide: Array) -> Indices:
+        return np.searchsorted(self._limits, wide, side="left").astype(self._index)
+
+
+def _refuse_nan(found: bool) -> None:
+    if found:
+        raise InputError("values: found NaN, expected numbers")
+
+
+def _cells(flat: Array, limits: Array) -> tuple[tuple[Any, Any], Array]:
+    """Return the grid (low, scale) of the assignment cells, and the thresholds below each cell."""
+    dtype = limits.dtype
+    few = flat[:: max(1, flat.size // 4096)].astype(dtype)
+    few = few[np.isfinite(few)]
+    cells = min(max(64 * (limits.size + 1), 1 << 12), 1 << 16)
+    low, scale = np.finfo(dtype).max, dtype.type(1)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore", under="ignore"):
+        if few.size:
+            wanted = dtype.type(cells) / (few.max() - few.min())
+            if np.isfinite(wanted) and wanted > 0:
+                low, scale = few.min(), wanted
+        places = (limits - low) * scale
+        spots = np.where(places >= 0, np.minimum(places, dtype.type(cells)), dtype.type(-1))
+    spots = np.where(places >= 0, np.floor(spots), spots).astype(np.int64)
+    first = np.searchsorted(spots, np.arange(cells + 1), side="left")
+    return (low, scale), first.astype(index_dtype(limits.size + 1))
+
+
+def _squared(part: Array, picks: Indices, book: NDArray[np.float64]) -> float:
+    """Return the sum of squared residuals of finite values, added one after the other."""
+    if is_worthwhile(part.size):
+        return float(compiled(squared_residuals)(part, picks, book))
+    if not part.size:
+        return 0.0
+    wide = part.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        residuals = wide - book[picks]
+        np.copyto(residuals, 0.0, where=~np.isfinite(wide))
+        return float(np.cumsum(residuals * residuals)[-1])
 
 
 def _exact32(low: Array, high: Array) -> Array:

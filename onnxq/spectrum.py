@@ -21,11 +21,13 @@ class Spectrum:
     """Hold n positions and their running sums.
 
     Attributes:
-        positions: float64, strictly ascending, n of them.
+        positions: float64, strictly ascending, n of them, in units of `scale` from `origin`.
         centre: The position about which the sums are taken.
         weight: Running weight, n + 1 entries from 0 to the total.
         sums: Running sum of weight * (position - centre) and its rounding errors.
         squares: Running sum of weight * (position - centre)**2 and its rounding errors.
+        origin: Value of position 0.
+        scale: Value of one step of 1; a power of two.
     """
 
     positions: Floats
@@ -33,6 +35,8 @@ class Spectrum:
     weight: Floats
     sums: tuple[Floats, Floats]
     squares: tuple[Floats, Floats]
+    origin: float = 0.0
+    scale: float = 1.0
 
     def means(self, edges: NDArray[np.intp]) -> Floats:
         """Return the mean of every run `edges[i] .. edges[i + 1]`; runs are not empty."""
@@ -52,7 +56,21 @@ class Spectrum:
         return float(np.sum(costs))
 
 
-def spectrum(positions: Floats, weights: Floats) -> Spectrum:
+def condensed(points: Spectrum, limit: int) -> Spectrum:
+    """Return about `limit` groups of neighbours, each at its mean with its weight.
+
+    Half of the groups' edges are spread evenly over the ranks, half over the range.
+    """
+    n = points.positions.size
+    ranks = np.linspace(0, n, limit // 2 + 1).astype(np.intp)
+    grid = np.linspace(points.positions[0], points.positions[-1], limit // 2 + 1)[1:-1]
+    edges = np.union1d(ranks, np.searchsorted(points.positions, grid))
+    return spectrum(points.means(edges), np.diff(points.weight[edges]))
+
+
+def spectrum(
+    positions: Floats, weights: Floats, *, origin: float = 0.0, scale: float = 1.0
+) -> Spectrum:
     """Return the spectrum of strictly ascending positions with positive weights."""
     running = np.concatenate(([0.0], np.cumsum(weights)))
     middle = int(np.searchsorted(running, running[-1] / 2, side="right")) - 1
@@ -66,6 +84,8 @@ def spectrum(positions: Floats, weights: Floats) -> Spectrum:
         weight=running,
         sums=_outward(moments, middle),
         squares=_outward(moments * offsets, middle),
+        origin=origin,
+        scale=scale,
     )
 
 

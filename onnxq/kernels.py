@@ -1,0 +1,222 @@
+"""Sequential loops of clustering, as plain functions that run interpreted or compiled.
+
+Owns the inner loops and their compilation; knows nothing of options or records. Every kernel is
+ordinary Python over indexable sequences, so that small inputs need no compiler and tests can hold
+both ways to the same bytes. numba is imported by the first `compiled` call, because the import
+costs more than clustering a small model; its disk cache is used where some folder is writable.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+WORTHWHILE = 1 << 15
+"""Elements from which importing the compiler is cheaper than interpreting a kernel."""
+
+CELL_BITS = 19
+"""Binary places of a value's position inside its histogram cell."""
+
+COUNT_SHIFT = 41
+"""Lowest bit of the count in a packed cell: sums of 2**22 values of CELL_BITS bits lie below."""
+
+
+def is_worthwhile(elements: int) -> bool:
+    """Return whether a kernel over so many elements should run compiled; never changes bytes."""
+    return elements >= WORTHWHILE or (elements >= 64 and "numba" in sys.modules)
+
+
+@cache
+def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the machine-code form of a kernel of this module; it releases the interpreter lock.
+
+    Compiled code is kept beside this file or, if that is read-only, in the user's cache folder; if
+    neither can be written it is kept in memory only.
+    """
+    import numba
+
+    try:
+        return numba.njit(cache=True, nogil=True)(kernel)  # type: ignore[no-any-return]
+    except RuntimeError:  # numba's word for "no writable cache folder"
+        return numba.njit(nogil=True)(kernel)  # type: ignore[no-any-return]
+
+
+def least_weight_path(runs: Any, penalty: float, best: Any, parent: Any, queue: Any) -> None:
+    """Find the cheapest cut of n points into runs, each run costing `penalty` more.
+
+    The cost of a run is its sum of squared deviations from the mean, which satisfies the
+    quadrangle inequality: of two starts the later one, once better, stays better. The queue holds
+    the starts that win somewhere ahead, each with the first stop it wins at. About O(n) in
+    practice, O(n log n) at worst. Of equally good starts the lowest wins.
+
+    Args:
+        runs: Running weight, sum, sum's error, square and square's error; n + 1 entries each.
+        penalty: Added once per run.
+        best: Output, n + 1 floats: least total up to each stop.
+        parent: Output, n + 1 integers: start of the last run of that least total.
+        queue: Workspace, two sequences of n + 1 integers.
+    """
+    weight, total, total_error, square, square_error = runs
+    starts, since = queue
+    count = len(weight) - 1
+    head, tail = 0, 0
+    best[0], starts[0], since[0] = 0.0, 0, 1
+    for stop in range(1, count + 1):
+        while head < tail and since[head + 1] <= stop:
+            head += 1
+        last = starts[head]
+        value = best[last] + penalty
+        if stop - last > 1:
+            t = (total[stop] - total[last]) + (total_error[stop] - total_error[last])
+            s = (square[stop] - square[last]) + (square_error[stop] - square_error[last])
+            value += s - t * t / (weight[stop] - weight[last])
+        best[stop], parent[stop] = value, last
+        while True:
+            last, low = starts[tail], max(since[tail] - 1, stop)
+            first, high, step = low + 1, count + 1, 1
+            while high - low > 1:
+                probe = (low + high) >> 1 if step == 0 else min(low + step, count)
+                t = (total[probe] - total[last]) + (total_error[probe] - total_error[last])
+                s = (square[probe] - square[last]) + (square_error[probe] - square_error[last])
+                rival = best[last] + (s - t * t / (weight[probe] - weight[last]))
+                own = value
+                if probe - stop > 1:
+                    t = (total[probe] - total[stop]) + (total_error[probe] - total_error[stop])
+                    s = (square[probe] - square[stop]) + (square_error[probe] - square_error[stop])
+                    own += s - t * t / (weight[probe] - weight[stop])
+                if own < rival:
+                    high, step = probe, 0
+                else:
+                    low, step = probe, step * 2
+            if high > first or tail == head:
+                break
+            tail -= 1
+        if high <= count:
+            tail += high > first
+            starts[tail], since[tail] = stop, high
+
+
+def fill_cells(values: Any, low: float, scale: float, packed: Any, tail: Any) -> int:
+    """Add values to packed cells; return how many lie outside all cells (NaN and Inf among them).
+
+    A cell packs a count (from COUNT_SHIFT up) and a sum of positions inside the cell in units of
+    2**-CELL_BITS cells, so integers make the result independent of the order.
+
+    Args:
+        values: Floats, at most 2**22 between two drains.
+        low: Lower edge of cell 0.
+        scale: Units per 1.0: 2**CELL_BITS over the cell width.
+        packed: uint64, one per cell.
+        tail: Output: the outside values, as far as they fit.
+    """
+    limit = np.float64(packed.size << CELL_BITS)
+    mask, one = np.uint64((1 << CELL_BITS) - 1), np.uint64(1 << COUNT_SHIFT)
+    shift = np.uint64(CELL_BITS)
+    outside = 0
+    for value in values:
+        place = (np.float64(value) - low) * scale
+        if place >= 0.0 and place < limit:
+            units = np.uint64(place)
+            packed[units >> shift] += (units & mask) | one
+        else:
+            if outside < tail.size:
+                tail[outside] = value
+            outside += 1
+    return outside
+
+
+def drain_cells(packed: Any, counts: Any, sums: Any) -> None:
+    """Move packed cells into int64 counts and sums, leaving them empty."""
+    mask, shift = np.uint64((1 << COUNT_SHIFT) - 1), np.uint64(COUNT_SHIFT)
+    for cell in range(packed.size):
+        word = packed[cell]
+        counts[cell] += np.int64(word >> shift)
+        sums[cell] += np.int64(word & mask)
+        packed[cell] = 0
+
+
+def nearest(values: Any, grid: Any, first: Any, limits: Any, book: Any, out: Any) -> Any:
+    """Write the number of limits below each value; return (sum of squared residuals, NaNs).
+
+    Args:
+        values: Floats of the working precision.
+        grid: (low, scale) of that precision; cell c holds values with floor((v - low) * scale) c.
+        first: Unsigned, cells + 1: number of limits that lie in lower cells.
+        limits: Ascending, padded with +inf.
+        book: float64 centroids, as many as limits.
+        out: Output indices.
+    """
+    low, scale = grid
+    top = values.dtype.type(first.size - 1)
+    total, nans = 0.0, 0
+    for at in range(values.size):
+        value = values[at]
+        place = (value - low) * scale
+        if place >= 0 and place < top:
+            cell = np.uint32(place)
+            index = np.uint32(first[cell])
+            if value > limits[index]:
+                left, right = index + 1, np.uint32(first[cell + 1])
+                while left < right:
+                    middle = (left + right) >> 1
+                    if value > limits[middle]:
+                        left = middle + 1
+                    else:
+                        right = middle
+                index = np.uint32(left)
+            residual = np.float64(value) - book[index]
+            total += residual * residual
+        else:
+            index, right = np.uint32(0), np.uint32(limits.size - 1)
+            while index < right:
+                middle = (index + right) >> 1
+                if value > limits[middle]:
+                    index = np.uint32(middle + 1)
+                else:
+                    right = np.uint32(middle)
+            if value - value == 0:
+                residual = np.float64(value) - book[index]
+                total += residual * residual
+            elif value != value:
+                nans += 1
+        out[at] = index
+    return total, nans
+
+
+def squared_residuals(values: Any, indices: Any, book: Any) -> float:
+    """Return the sum of squared residuals of finite values, added in order in float64."""
+    total = 0.0
+    for at in range(values.size):
+        value = np.float64(values[at])
+        if value - value == 0:
+            residual = value - book[indices[at]]
+            total += residual * residual
+    return total
+
+
+def tally(patterns: Any, shift: int, keys: Any, counts: Any, used: int) -> int:
+    """Count distinct integers in a hash table; return how many it holds now, -1 if too many.
+
+    Args:
+        patterns: Unsigned integers.
+        shift: 64 minus the binary logarithm of the table's size.
+        keys: The table's integers, of the patterns' type.
+        counts: int64; 0 marks an empty slot.
+        used: How many slots are taken on entry; half the table may be.
+    """
+    last = np.int64(keys.size - 1)
+    for pattern in patterns:
+        slot = np.int64((np.uint64(pattern) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(shift))
+        while counts[slot] > 0 and keys[slot] != pattern:
+            slot = (slot + 1) & last
+        if counts[slot] == 0:
+            if 2 * used > last:
+                return -1
+            keys[slot] = pattern
+            used += 1
+        counts[slot] += 1
+    return used
