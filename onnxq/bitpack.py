@@ -89,7 +89,7 @@ def packed_bytes(n: int, bit_width: int) -> int:
     """Return the bytes of all planes together for `n` indices, padding included.
 
     >>> packed_bytes(1000, 5)
-    628
+    625
     """
     return sum(plane_bytes(n, bit_width))
 

@@ -154,7 +154,10 @@ def thresholds(centroids: Array, dtype: np.dtype[Any]) -> Array:
     limits[low == -np.inf] = -np.inf
     both = (low == -np.inf) & (high == np.inf)
     limits[both | (low == np.inf)] = np.finfo(dtype).max
-    return limits.astype(dtype, copy=False)
+    # Of equal centroids only the first is ever chosen: the others share the next threshold.
+    own = np.where(low < high, np.arange(low.size), low.size)
+    following = np.minimum.accumulate(own[::-1])[::-1]
+    return np.append(limits, np.inf)[following].astype(dtype, copy=False)
 
 
 class _Assigner:

@@ -48,10 +48,8 @@ def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
 def least_weight_path(runs: Any, penalty: float, best: Any, parent: Any, queue: Any) -> None:
     """Find the cheapest cut of n points into runs, each run costing `penalty` more.
 
-    The cost of a run is its sum of squared deviations from the mean, which satisfies the
-    quadrangle inequality: of two starts the later one, once better, stays better. The queue holds
-    the starts that win somewhere ahead, each with the first stop it wins at. About O(n) in
-    practice, O(n log n) at worst. Of equally good starts the lowest wins.
+    A later start, once better than an earlier one, stays better: the queue holds the starts that
+    win ahead, with the first stop each wins at. Near O(n); of equal starts the lowest wins.
 
     Args:
         runs: Running weight, sum, sum's error, square and square's error; n + 1 entries each.
@@ -62,8 +60,7 @@ def least_weight_path(runs: Any, penalty: float, best: Any, parent: Any, queue: 
     """
     weight, total, total_error, square, square_error = runs
     starts, since = queue
-    count = len(weight) - 1
-    head, tail = 0, 0
+    count, head, tail = len(weight) - 1, 0, 0
     best[0], starts[0], since[0] = 0.0, 0, 1
     for stop in range(1, count + 1):
         while head < tail and since[head + 1] <= stop:
@@ -75,7 +72,8 @@ def least_weight_path(runs: Any, penalty: float, best: Any, parent: Any, queue: 
             s = (square[stop] - square[last]) + (square_error[stop] - square_error[last])
             value += s - t * t / (weight[stop] - weight[last])
         best[stop], parent[stop] = value, last
-        while True:
+        is_beaten = True
+        while is_beaten:
             last, low = starts[tail], max(since[tail] - 1, stop)
             first, high, step = low + 1, count + 1, 1
             while high - low > 1:
@@ -92,9 +90,8 @@ def least_weight_path(runs: Any, penalty: float, best: Any, parent: Any, queue: 
                     high, step = probe, 0
                 else:
                     low, step = probe, step * 2
-            if high > first or tail == head:
-                break
-            tail -= 1
+            is_beaten = high == first and tail > head
+            tail -= is_beaten
         if high <= count:
             tail += high > first
             starts[tail], since[tail] = stop, high
@@ -160,29 +157,15 @@ def nearest(values: Any, grid: Any, first: Any, limits: Any, book: Any, out: Any
             cell = np.uint32(place)
             index = np.uint32(first[cell])
             if value > limits[index]:
-                left, right = index + 1, np.uint32(first[cell + 1])
-                while left < right:
-                    middle = (left + right) >> 1
-                    if value > limits[middle]:
-                        left = middle + 1
-                    else:
-                        right = middle
-                index = np.uint32(left)
+                inside = limits[index + 1 : first[cell + 1]]
+                index = np.uint32(index + 1 + np.searchsorted(inside, value))
+        elif value == value:
+            index = np.uint32(np.searchsorted(limits[:-1], value))
+        else:
+            index, nans = np.uint32(0), nans + 1
+        if value - value == 0:
             residual = np.float64(value) - book[index]
             total += residual * residual
-        else:
-            index, right = np.uint32(0), np.uint32(limits.size - 1)
-            while index < right:
-                middle = (index + right) >> 1
-                if value > limits[middle]:
-                    index = np.uint32(middle + 1)
-                else:
-                    right = np.uint32(middle)
-            if value - value == 0:
-                residual = np.float64(value) - book[index]
-                total += residual * residual
-            elif value != value:
-                nans += 1
         out[at] = index
     return total, nans
 

@@ -153,7 +153,7 @@ def _next_penalty(few: Cut, many: Cut, cut: Cut, k: int) -> float:
     if many.runs - few.runs <= 3:
         return 0.0
     share = math.log(k / few.runs) / math.log(many.runs / few.runs)
-    return few.penalty * (many.penalty / few.penalty) ** share
+    return float(few.penalty * (many.penalty / few.penalty) ** share)
 
 
 def _join(few: Cut, many: Cut, k: int) -> Edges:
