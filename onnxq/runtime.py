@@ -48,6 +48,13 @@ _NUMPY_NAMES = {
     "tensor(string)": "str",
     **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in _INTEGERS for bits in (8, 16, 32, 64)},
 }
+_INPUT_ERRORS = (
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NoSuchFile",
+)
 _UNSUPPORTED_HINTS = (
     "is not a registered function/op",
     "Unsupported model IR version",
@@ -84,12 +91,29 @@ class Session:
             InputError: a feed is missing, unknown, or of a wrong dtype, rank or size.
             UnsupportedError: the model cannot be computed for another reason.
         """
+        self._check(feeds)
+        feeds = {k: v if isinstance(v, (list, dict)) else np.asarray(v) for k, v in feeds.items()}
         try:
             if "bfloat16" in [spec.dtype for spec in self.inputs] + list(self._output_types):
                 return dict(zip(self.outputs, self._run_values(feeds), strict=True))
-            return dict(zip(self.outputs, self._inner.run(None, dict(feeds)), strict=True))
+            return dict(zip(self.outputs, self._inner.run(None, feeds), strict=True))
         except Exception as err:
             raise _refusal(f"{self.where}: cannot be run", err) from err
+
+    def _check(self, feeds: Mapping[str, Any]) -> None:
+        """Check names, dtypes and shapes, and say what was expected: onnxruntime is terse."""
+        expected = {spec.name: spec for spec in self.inputs}
+        known = {*expected, *(item.name for item in self._inner.get_overridable_initializers())}
+        names = ", ".join(map(repr, expected)) or "none"
+        for name in feeds:
+            if name not in known:
+                raise InputError(f"{self.where}: has no input {name!r}; its inputs are {names}")
+        for name, spec in expected.items():
+            if name in feeds:
+                if wrong := _misfit(spec, feeds[name]):
+                    raise InputError(f"{self.where}: input {name!r}: {wrong}")
+            elif not spec.dtype.startswith("optional"):
+                raise InputError(f"{self.where}: input {name!r} is missing; its inputs are {names}")
 
     def _run_values(self, feeds: Mapping[str, Any]) -> list[Any]:
         ort = importlib.import_module("onnxruntime")
@@ -239,6 +263,26 @@ def _float_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
+def _misfit(spec: InputSpec, value: Any) -> str | None:
+    """Return what is wrong with a feed; None where it fits, or the input is no plain tensor."""
+    if spec.dtype not in _NUMPY_NAMES.values():
+        return None
+    array = np.asarray(value)
+    is_text = array.dtype.kind in "OUS"
+    if is_text != (spec.dtype == "str") or not (is_text or array.dtype.name == spec.dtype):
+        return f"found dtype {array.dtype.name}, expected {spec.dtype}"
+    fits = len(array.shape) == len(spec.shape) and all(
+        not isinstance(size, int) or size < 0 or size == found
+        for size, found in zip(spec.shape, array.shape, strict=True)
+    )
+    return None if fits else f"found shape {list(array.shape)}, expected {_text(spec.shape)}"
+
+
+def _text(shape: tuple[int | str | None, ...]) -> str:
+    """Return a shape as text, with names and question marks for its open sizes."""
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
 def _from_value(value: Any) -> Any:
     if not value.is_tensor() or value.data_type() != "tensor(bfloat16)":
         return value.numpy() if value.is_tensor() else value.to_sequence()
@@ -258,7 +302,7 @@ def _refusal(what: str, err: Exception) -> OnnxqError:
     reason = _one_line(str(err))
     kind = type(err).__name__
     unsupported = kind == "NotImplemented" or any(hint in reason for hint in _UNSUPPORTED_HINTS)
-    at_fault = kind in ("NoSuchFile", "InvalidProtobuf", "InvalidGraph", "InvalidArgument", "Fail")
+    at_fault = kind in _INPUT_ERRORS
     known = UnsupportedError if unsupported or not at_fault else InputError
     return known(f"{what}: {reason}")
 

@@ -119,6 +119,7 @@ LEDGER = Ledger(indices=680, codebooks=264, added_graph=900, kept_weights=144, o
 CONVERTED = Report(
     input=FileSize(path="models/in.onnx", file_bytes=10_000),
     output=FileSize(path="out[6].onnx", file_bytes=2_500),
+    predicted_bytes=2_500,
     ce2_bytes=1_100,
     bits_per_weight=7.5,
     ledger=LEDGER,
@@ -135,6 +136,7 @@ CONVERTED = Report(
 NOTHING_GAINED = Report(
     input=FileSize(path="int8.onnx", file_bytes=1_000),
     output=FileSize(path="out.onnx", file_bytes=1_000),
+    predicted_bytes=1_000,
     ce2_bytes=0,
     bits_per_weight=None,
     ledger=None,

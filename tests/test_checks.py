@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +162,12 @@ def test_a_reference_that_cannot_be_loaded_skips_the_check(reference: bytes | Pa
     assert check.status == "skipped"
     assert check.reason is not None
     assert not check.is_equal
+
+
+@pytest.mark.parametrize("feeds", [{}, {"z": np.ones((1, 3), np.float32)}, {"x": np.ones((1, 3))}])
+def test_feeds_that_the_reference_does_not_accept_are_an_error(feeds: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"model in memory: .*input"):
+        compare(scaled(1), scaled(1), feeds=[feeds])
 
 
 def test_a_candidate_that_cannot_be_loaded_is_an_error() -> None:

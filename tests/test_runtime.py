@@ -105,10 +105,34 @@ def test_an_input_that_is_no_tensor_is_refused() -> None:
         runtime.random_feeds(runtime.open_session(model), 0, 0)
 
 
-def test_a_wrong_feed_is_an_input_error() -> None:
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"x": np.ones((2, 4), np.float32)}, r"'x': found shape \[2, 4\], expected \[N, 3\]"),
+        ({"x": np.ones(3, np.float32)}, r"'x': found shape \[3\], expected \[N, 3\]"),
+        ({"x": np.ones((2, 3))}, "'x': found dtype float64, expected float32"),
+        ({"x": np.full((2, 3), "a")}, "'x': found dtype str.*, expected float32"),
+        ({}, "input 'x' is missing; its inputs are 'x'"),
+        ({"x": np.ones((2, 3), np.float32), "z": 1}, "has no input 'z'; its inputs are 'x'"),
+    ],
+)
+def test_a_wrong_feed_is_an_input_error(feeds: dict[str, np.ndarray], message: str) -> None:
     session = runtime.open_session(scaled(2))
-    with pytest.raises(InputError, match="cannot be run"):
-        session.run({"x": np.ones((2, 4), np.float32)})
+    with pytest.raises(InputError, match=f"model in memory: .*{message}"):
+        session.run(feeds)
+
+
+def test_a_shape_without_rank_takes_any_scalar() -> None:
+    model = from_text("g (float x) => (float y) { y = Abs(x) }")
+    assert runtime.open_session(model).run({"x": np.float32(-1)})["y"] == 1
+
+
+def test_an_initializer_that_is_an_input_may_be_fed() -> None:
+    model = from_text("g (float[1] x, float f = {2.0}) => (float[1] y) { y = Mul(x, f) }")
+    session = runtime.open_session(model)
+    one = np.ones(1, np.float32)
+    assert session.run({"x": one})["y"] == 2
+    assert session.run({"x": one, "f": np.float32(3)})["y"] == 3
 
 
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:

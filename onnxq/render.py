@@ -1,0 +1,216 @@
+"""A report as text for a person: the headline, then the tables, then the remarks.
+
+Owns wording and order; every figure comes from the report, and `report_tables` owns the tables.
+A report is read from its top, so what went wrong stands there, coloured on a terminal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnxq import report_tables as tables
+from onnxq.checks import Check
+from onnxq.plaintext import plain
+from onnxq.report import (
+    AnyReport,
+    FileSize,
+    InspectReport,
+    Report,
+    RestoreReport,
+    SkipRow,
+    TensorRow,
+    ValidateReport,
+    sum_by_width,
+)
+
+WORST = 5
+"""How many tensors the list of the worst shows."""
+
+
+def render(report: AnyReport, console: Console, *, verbose: bool = False) -> None:
+    """Write a report to a console; `verbose` lists every tensor and every use of it."""
+    match report:
+        case Report():
+            _Page(console).convert(report, verbose=verbose)
+        case InspectReport():
+            _Page(console).inspect(report, verbose=verbose)
+        case RestoreReport():
+            _Page(console).restore(report, verbose=verbose)
+        case ValidateReport():
+            _Page(console).validate(report, verbose=verbose)
+
+
+def worst(rows: Iterable[TensorRow], count: int = WORST) -> list[TensorRow]:
+    """Return the encoded tensors of the least SNR, rising; shared and exact ones do not count."""
+    noisy = [row for row in rows if row.snr_db is not None and row.same_as is None]
+    return sorted(noisy, key=lambda row: row.snr_db or 0.0)[:count]
+
+
+class _Page:
+    """Write lines and tables to one console."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def line(self, text: str, style: str = "") -> None:
+        self._console.print(Text(plain(text), style), soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        if table.row_count:
+            self._console.print()
+            self._console.print(table)
+
+    def notes(self, notes: Sequence[str]) -> None:
+        if notes:
+            self._console.print()
+        for note in notes:
+            self.line(f"note: {note}", "yellow")
+
+    def convert(self, report: Report, *, verbose: bool) -> None:
+        self.line(f"{_path(report.input)} -> {_path(report.output)}", "bold")
+        self._gain(report)
+        if report.check is not None:
+            self._check(report.check)
+        self.table(tables.width_table(report.by_width()))
+        if report.ledger is not None:
+            self.table(tables.ledger_table(report.ledger))
+        if verbose:
+            self.table(tables.tensor_table(report.tensors, "encoded tensors"))
+            self.table(tables.skip_table(report.skipped))
+        else:
+            noisy = worst(report.tensors)
+            self.table(tables.tensor_table(noisy, "worst tensors by SNR", is_short=True))
+            self.table(tables.reason_table(report.skipped))
+        self.notes(report.notes)
+        if verbose:
+            self._cost(report)
+
+    def _gain(self, report: Report) -> None:
+        output = report.output
+        if output is None:
+            return
+        sizes = f"{report.input.file_bytes:,} -> {output.file_bytes:,} bytes"
+        if not report.is_smaller:
+            self.line(f"{sizes}: nothing was gained", "yellow")
+            if not report.tensors:
+                self.line("no tensor is encoded; the output is the equivalent model")
+            return
+        bits = report.bits_per_weight
+        rate = "" if bits is None else f", {bits:.2f} bits per weight"
+        self.line(f"{sizes}: {output.ratio:.2f} times smaller{rate}", "green")
+        self.line(f"{report.ce2_bytes:,} bytes as published work counts (CE2 bytes, no graph)")
+
+    def _cost(self, report: Report) -> None:
+        memory = report.peak_memory_bytes
+        peak = "" if memory is None else f", at most {memory / 1e6:,.0f} MB of memory"
+        self._console.print()
+        self.line(f"took {report.seconds:.2f} s{peak}")
+
+    def _check(self, check: Check) -> None:
+        if check.status == "skipped":
+            self.line(f"outputs not compared: {check.reason}", "yellow")
+            return
+        for output in check.outputs:
+            if output.mismatch is not None:
+                self.line(f"output {output.name!r} is broken: {output.mismatch}", "red")
+        fed = f"{check.samples} random sample{'' if check.samples == 1 else 's'}"
+        if check.is_equal:
+            self.line(f"outputs are equal ({fed})", "green")
+        elif check.status == "ok":
+            finite = [output for output in check.outputs if output.snr_db is not None]
+            least = min(finite, key=lambda output: output.snr_db or 0.0)
+            which = f", worst of {len(check.outputs)}" if len(check.outputs) > 1 else ""
+            ratio = tables.decibels(least.snr_db)
+            self.line(f"output SNR {ratio} dB ({least.name!r}{which}, {fed})")
+        self._load(check)
+
+    def _load(self, check: Check) -> None:
+        if check.load_ratio is not None:
+            before = _milliseconds(check.reference_load_seconds)
+            after = _milliseconds(check.candidate_load_seconds)
+            self.line(f"load time {before} -> {after} ({check.load_ratio:.2f} times)")
+
+    def inspect(self, report: InspectReport, *, verbose: bool) -> None:
+        self.line(f"{_path(report.model)}: {report.model.file_bytes:,} bytes", "bold")
+        if report.is_converted:
+            bits = report.bits_per_weight
+            rate = "" if bits is None else f", {bits:.2f} bits per weight"
+            self.line(f"converted by onnxq{rate}")
+        if report.predicted_file_bytes is not None:
+            self.line(_prediction(report, report.predicted_file_bytes))
+        if report.predicted_load_bytes is not None:
+            self.line(f"weights in memory once loaded: {report.predicted_load_bytes:,} bytes")
+        if report.is_converted:
+            self.table(tables.tensor_table(report.tensors, "encoded tensors"))
+            self.table(tables.width_table(sum_by_width(report.tensors, _kept(report))))
+        else:
+            self.table(tables.weight_table(report.weights, verbose=verbose))
+        if report.ledger is not None:
+            self.table(tables.ledger_table(report.ledger))
+        self.notes(report.notes)
+
+    def restore(self, report: RestoreReport, *, verbose: bool) -> None:
+        self.line(f"{_path(report.input)} -> {_path(report.output)}", "bold")
+        grown = "" if report.output is None else f" -> {report.output.file_bytes:,}"
+        count = len(report.tensors)
+        decoded = f"{count:,} tensor{'' if count == 1 else 's'} decoded"
+        self.line(f"{report.input.file_bytes:,}{grown} bytes, {decoded}")
+        if verbose:
+            self.table(tables.tensor_table(report.tensors, "decoded tensors"))
+        self.notes(report.notes)
+
+    def validate(self, report: ValidateReport, *, verbose: bool) -> None:
+        reference, candidate, check = report.reference, report.candidate, report.check
+        self.line(f"{_path(reference)} against {_path(candidate)}", "bold")
+        gate = "" if report.min_snr is None else f", at least {report.min_snr:g} dB asked for"
+        counted = f"{check.samples} sample{'' if check.samples == 1 else 's'}"
+        verdict = "passed" if report.passed else "FAILED"
+        self.line(f"{verdict} ({counted}{gate})", "green" if report.passed else "red")
+        for failure in report.failures:
+            self.line(f"failed: {failure}", "red")
+        sizes = f"{reference.file_bytes:,} -> {candidate.file_bytes:,} bytes"
+        self.line(sizes + ("" if candidate.ratio is None else f" ({candidate.ratio:.2f} times)"))
+        self._load(check)
+        least = -math.inf if report.min_snr is None else report.min_snr
+        self.table(tables.output_table(check, check.failing(least)))
+        if verbose and check.inputs:
+            self._console.print()
+            for fed in check.inputs:
+                self.line(f"input {fed.name!r}: {fed.dtype} {list(fed.shape)}")
+        self.notes(report.notes)
+
+
+def _kept(report: InspectReport) -> list[SkipRow]:
+    return [
+        SkipRow(
+            name=row.name,
+            graph=row.graph,
+            elements=row.elements,
+            bytes=row.bytes,
+            reason=row.reason or "",
+            detail=row.detail,
+        )
+        for row in report.weights
+        if row.action == "keep"
+    ]
+
+
+def _prediction(report: InspectReport, size: int) -> str:
+    bits = report.options.get("bits")
+    width = "" if bits is None else f" at {bits} bits"
+    ratio = FileSize(path=None, file_bytes=size).compared_to(report.model).ratio
+    gain = f"{ratio:.2f} times smaller" if ratio is not None and ratio > 1 else "nothing gained"
+    return f"convert{width} would write {size:,} bytes: {gain}"
+
+
+def _path(size: FileSize | None) -> str:
+    return "(in memory)" if size is None or size.path is None else size.path
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{1000 * seconds:,.1f} ms"
