@@ -12,19 +12,21 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx
 
 from onnxq import checks, conversion, files, model, recognise, summary
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
+from onnxq.feeds import load_feeds
 from onnxq.model import Document
 from onnxq.options import ConvertOptions, make_options
 from onnxq.plan import Plan, make_plan, match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport, judge
 
-ModelLike = str | os.PathLike[str] | onnx.ModelProto | Any
+ModelLike: TypeAlias = Any
+"""A path, an `onnx.ModelProto` or an `onnx_ir.Model` (which need not be installed)."""
 CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
 
@@ -222,7 +224,7 @@ def validate(
     """
     started = time.monotonic()
     first, second = _open(reference), _open(candidate)
-    feeds = None if inputs is None else [checks.load_feeds(inputs)]
+    feeds = None if inputs is None else [load_feeds(inputs)]
     check = checks.compare(_runnable(first), _runnable(second), samples=samples, feeds=feeds)
     failures = judge(check, min_snr)
     return ValidateReport(

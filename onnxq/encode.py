@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from onnxq import bitpack, codebook
 from onnxq.cluster import Clustering, ClusterOptions, fit
 from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, is_plain, tile_rows
+from onnxq.options import Init
 from onnxq.plan import TensorPlan
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,7 +43,7 @@ class Encoded:
         return replace(self, payloads={})
 
     @property
-    def scheme(self) -> str:
+    def scheme(self) -> Literal[Init, "lossless"]:
         """How the centroids were found."""
         return "lossless" if self.is_lossless else self.planned.init
 

@@ -12,6 +12,7 @@ import glob
 import hashlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +25,8 @@ from onnx import ModelProto, TensorProto
 from onnxq.errors import OutputError
 from onnxq.rate import EXTERNAL_THRESHOLD, Placement
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: abandoned temporary files are then left to the user
-    fcntl = None  # type: ignore[assignment]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _CHUNK = 16 << 20
@@ -76,7 +75,7 @@ class DataFileStore:
         self._refer(tensor, values.nbytes)
         flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         for start in range(0, flat.size, _CHUNK):
-            self._write(memoryview(flat[start : start + _CHUNK]))
+            self._write(flat[start : start + _CHUNK].data)
 
     def copy(self, tensor: TensorProto, source: Path, offset: int, length: int) -> None:
         """Give a tensor the bytes of another file's range, streamed."""
@@ -265,7 +264,7 @@ def _temporary(output: Path) -> tuple[Path, BinaryIO]:
         _remove_abandoned(path)
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=output.parent)
     file = os.fdopen(handle, "wb")
-    if fcntl is not None:
+    if sys.platform != "win32":
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     mask = os.umask(0)
     os.umask(mask)
@@ -274,12 +273,11 @@ def _temporary(output: Path) -> tuple[Path, BinaryIO]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove a temporary file whose writer is gone: nobody holds its lock."""
-    if fcntl is None:
-        return
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+    """Remove a temporary file whose writer is gone: nobody holds its lock (not on Windows)."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _sync(file: BinaryIO) -> None:

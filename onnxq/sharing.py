@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from onnxq.choose import Choice
 from onnxq.forms import Expr, expression, shared_expressions
+from onnxq.options import LayoutName
 from onnxq.rate import expression_cost
 
-Family = tuple[str, str, int]
+Family = tuple[str, LayoutName, int]
 
 
 def tie(choices: Sequence[Choice]) -> list[Choice]:

@@ -30,10 +30,8 @@ from onnxq.report import (
 )
 from onnxq.selection import Skip
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 _PACKAGES = ("onnxq", "onnx", "numpy", "numba", "onnxruntime-gpu", "onnxruntime")
 
@@ -231,7 +229,7 @@ def inspect_converted(document: Document, found: list[Found], size: FileSize) ->
 
 def peak_memory_bytes() -> int | None:
     """Return the largest resident size this process has had, in bytes; None where unknown."""
-    if resource is None:
+    if sys.platform == "win32":
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

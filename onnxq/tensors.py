@@ -56,7 +56,7 @@ def type_name(data_type: int) -> str:
     """
     if data_type not in TensorProto.DataType.values():
         return f"type {data_type}"
-    name = TensorProto.DataType.Name(data_type)  # type: ignore[arg-type]
+    name = str(TensorProto.DataType.Name(data_type))
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
 
 

@@ -1,0 +1,38 @@
+"""Inputs for a model, read from what a user has.
+
+Owns the file formats of inputs; `runtime` makes random ones. An `.npz` is keyed by input name.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.errors import InputError
+
+Feeds = dict[str, Any]
+
+
+def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any]) -> Feeds:
+    """Return inputs by name, from an `.npz` file or a mapping of arrays.
+
+    Raises:
+        InputError: the file is missing or no `.npz`, or holds pickled objects.
+    """
+    if isinstance(inputs, Mapping):
+        return {str(name): np.asarray(values) for name, values in inputs.items()}
+    path = Path(inputs)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise InputError(f"{path}: is no .npz file, expected arrays keyed by input name")
+            return {name: archive[name] for name in archive.files}
+    except OSError as err:
+        raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
+    except (ValueError, zipfile.BadZipFile, EOFError) as err:
+        raise InputError(f"{path}: is no .npz file of plain arrays: {err}") from err
