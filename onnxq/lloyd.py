@@ -16,6 +16,7 @@ from onnxq.spectrum import Spectrum
 Floats = NDArray[np.float64]
 
 _BINS = 4096
+"""Most bins of the histogram that is clipped; small tensors take fewer, 16 values to a bin."""
 
 
 def lloyd(spectrum: Spectrum, centroids: Floats, max_iterations: int) -> tuple[Floats, int]:
@@ -72,7 +73,7 @@ def start(
 def _bounded(spectrum: Spectrum, shares: Floats, factor: float) -> Floats:
     """Return the quantiles `shares` of the clipped density over equal bins."""
     low, high = float(spectrum.positions[0]), float(spectrum.positions[-1])
-    bins = max(_BINS, 4 * shares.size)
+    bins = int(min(max(spectrum.weight[-1] / 16, 32), _BINS))
     parts = np.arange(bins + 1) / bins
     grid = low * (1 - parts) + high * parts
     cuts = np.searchsorted(spectrum.positions, grid[1:-1], side="left")
