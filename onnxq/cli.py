@@ -7,7 +7,6 @@ heavy to import is imported inside a command, so that `--help` and completion st
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
 import platform
@@ -320,10 +319,7 @@ def _write_stdout(text: str) -> None:
 
 
 def _version() -> str:
-    try:
-        return importlib.metadata.version("onnxq")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
+    return str(sys.modules["onnxq"].__version__)
 
 
 def main() -> None:

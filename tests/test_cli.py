@@ -1,0 +1,443 @@
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner, Result
+
+import onnxq
+from onnxq import report
+from onnxq.cli import app
+from onnxq.errors import BudgetError, InputError, OnnxqError, OutputError
+from tests import reports
+from tests.test_report import closed
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "models" / "digits.onnx"
+
+
+class FakeApi(types.ModuleType):
+    """Stand for `onnxq.api`: note the calls and answer with a report, or raise."""
+
+    def __init__(self) -> None:
+        super().__init__("onnxq.api")
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.error: BaseException | None = None
+        self.validated = reports.VALIDATED
+
+    def _called(self, name: str, answer: Any, args: Any, options: Any) -> Any:
+        self.calls.append((name, args, options))
+        if self.error is not None:
+            raise self.error
+        return answer
+
+    def convert(self, *args: Any, **options: Any) -> Any:
+        return self._called("convert", reports.CONVERTED, args, options)
+
+    def inspect(self, *args: Any, **options: Any) -> Any:
+        return self._called("inspect", reports.INSPECTED, args, options)
+
+    def restore(self, *args: Any, **options: Any) -> Any:
+        return self._called("restore", reports.RESTORED, args, options)
+
+    def validate(self, *args: Any, **options: Any) -> Any:
+        return self._called("validate", self.validated, args, options)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
+    fake = FakeApi()
+    monkeypatch.setitem(sys.modules, "onnxq.api", fake)
+    monkeypatch.setattr(onnxq, "api", fake, raising=False)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def process(*arguments: str, shell: str = 'exec "$@"', **settings: Any) -> Any:
+    """Run the real program; `shell` may redirect."""
+    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "onnxq", *arguments]
+    settings = {"capture_output": True, "text": True, **settings}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    return subprocess.run(command, check=False, env=environment, **settings)
+
+
+# Options
+
+
+def test_convert_passes_on_nothing_that_was_not_given(api: FakeApi) -> None:
+    assert run("convert", "in.onnx", "out.onnx").exit_code == 0
+    assert api.calls == [
+        (
+            "convert",
+            (Path("in.onnx"), Path("out.onnx")),
+            {
+                "check": None,
+                "requantize": False,
+                "plan": None,
+                "save_plan": None,
+                "force": False,
+                "progress": None,
+            },
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--bits 4", {"bits": 4}),
+        ("-b 6", {"bits": 6}),
+        ("--tensor a=b*=3 --tensor c[0]=16", {"tensor_bits": [("a=b*", 3), ("c[0]", 16)]}),
+        ("--preset ce2 --bits 6", {"preset": "ce2", "bits": 6}),
+        ("--include a --include b*", {"include": ["a", "b*"]}),
+        ("--exclude a", {"exclude": ["a"]}),
+        ("--op-types Conv,Gemm --op-types MatMul", {"op_types": ["Conv", "Gemm", "MatMul"]}),
+        ("--min-elements 9", {"min_elements": 9}),
+        ("--keep-bias --keep-norm", {"quantize_bias": False, "quantize_norm": False}),
+        ("--quantize-bias --quantize-norm", {"quantize_bias": True, "quantize_norm": True}),
+        ("--quantize-variance", {"quantize_variance": True}),
+        ("--keep-variance", {"quantize_variance": False}),
+        ("--requantize", {"requantize": True}),
+        ("--init bounded-pdf --pdf-factor 0.9", {"init": "bounded-pdf", "pdf_factor": 0.9}),
+        ("--max-iterations 7", {"max_iterations": 7}),
+        ("--layout native", {"layout": "native"}),
+        ("--codebook-dtype float16", {"codebook_dtype": "float16"}),
+        ("--external-data always", {"external_data": "always"}),
+        ("--check 3", {"check": 3}),
+        ("--no-check", {"check": 0}),
+        ("--plan p.json", {"plan": Path("p.json")}),
+        ("--save-plan p.json", {"save_plan": Path("p.json")}),
+        ("-j 2", {"jobs": 2}),
+        ("--force", {"force": True}),
+    ],
+)
+def test_each_option_of_convert_reaches_the_api(
+    api: FakeApi, arguments: str, expected: dict[str, Any]
+) -> None:
+    result = run("convert", "in.onnx", "out.onnx", *arguments.split())
+    assert result.exit_code == 0, result.output
+    (_, _, options) = api.calls[0]
+    defaults = {"check": None, "requantize": False, "plan": None, "save_plan": None}
+    defaults |= {"force": False, "progress": None}
+    assert options == {**defaults, **expected}
+
+
+def test_inspect_takes_the_options_that_decide(api: FakeApi) -> None:
+    assert run("inspect", "in.onnx", "--bits", "3", "--exclude", "a", "-j", "1").exit_code == 0
+    assert api.calls == [("inspect", (Path("in.onnx"),), {"bits": 3, "exclude": ["a"], "jobs": 1})]
+
+
+def test_restore_and_validate_pass_on_their_options(api: FakeApi) -> None:
+    assert run("restore", "a.onnx", "b.onnx", "-f").exit_code == 0
+    arguments = ["a.onnx", "b.onnx", "--inputs", "x.npz", "--min-snr", "9", "--samples", "2"]
+    assert run("validate", *arguments).exit_code == 0
+    assert api.calls == [
+        ("restore", (Path("a.onnx"), Path("b.onnx")), {"force": True}),
+        (
+            "validate",
+            (Path("a.onnx"), Path("b.onnx")),
+            {"inputs": Path("x.npz"), "min_snr": 9.0, "samples": 2},
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "frob",
+        "convert",
+        "convert in.onnx",
+        "convert in.onnx out.onnx --frob",
+        "convert in.onnx out.onnx --bits 0",
+        "convert in.onnx out.onnx --bits 17",
+        "convert in.onnx out.onnx --bits many",
+        "convert in.onnx out.onnx --init best",
+        "convert in.onnx out.onnx --layout wide",
+        "convert in.onnx out.onnx --preset ce3",
+        "convert in.onnx out.onnx --check -1",
+        "convert in.onnx out.onnx --jobs -1",
+        "validate a.onnx b.onnx --samples 0",
+    ],
+)
+def test_usage_errors_end_with_2_and_say_nothing_on_stdout(api: FakeApi, arguments: str) -> None:
+    result = run(*arguments.split())
+    assert result.exit_code == 2
+    assert api.calls == []
+    assert arguments == "" or result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("convert a b --tensor x", "--tensor: found 'x', expected PATTERN=BITS"),
+        ("convert a b -q -v", "--quiet and --verbose exclude each other"),
+        ("convert a b --check 2 --no-check", "--check and --no-check exclude each other"),
+        ("convert a b --json b", "--json b: is the same file as that of OUT"),
+        ("convert a b --json a", "--json a: is the same file as that of IN"),
+        ("convert a b --plan p --save-plan p", "--save-plan p: is the same file as that of --plan"),
+        ("validate a b --json b", "--json b: is the same file as that of CANDIDATE"),
+        ("validate a b --min-snr nan", "--min-snr: found nan, expected a number of decibels"),
+        ("validate a b --min-snr inf", "--min-snr: found inf, expected a number of decibels"),
+    ],
+)
+def test_options_that_cannot_be_obeyed_end_with_2(
+    api: FakeApi, arguments: str, message: str
+) -> None:
+    result = run(*arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
+    assert api.calls == []
+
+
+# Where output goes
+
+
+def test_json_on_stdout_is_all_there_is(api: FakeApi) -> None:
+    result = run("convert", "a", "b", "--json", "-")
+    assert report.from_json(json.loads(result.stdout)) == reports.CONVERTED
+    assert "4.00 times smaller" in result.stderr
+
+
+def test_json_in_a_file(api: FakeApi, tmp_path: Path) -> None:
+    result = run("inspect", "a", "--json", "r.json", "-q")
+    assert (result.exit_code, result.output) == (0, "")
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert report.from_json(data) == reports.INSPECTED
+
+
+@pytest.mark.parametrize("option", ["--json", "--save-plan"])
+def test_files_that_exist_need_force_before_any_work(
+    api: FakeApi, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "r.json").write_text("old")
+    result = run("convert", "a", "b", option, "r.json")
+    assert result.exit_code == OutputError.exit_code
+    assert result.stderr.startswith("error: r.json: exists already")
+    assert api.calls == []
+    assert (tmp_path / "r.json").read_text() == "old"
+    assert run("convert", "a", "b", option, "r.json", "--force").exit_code == 0
+
+
+def test_a_missing_folder_is_told_before_any_work(api: FakeApi) -> None:
+    result = run("convert", "a", "b", "--json", "no/r.json")
+    assert result.exit_code == OutputError.exit_code
+    assert api.calls == []
+
+
+def test_quiet_is_quiet_and_verbose_says_more(api: FakeApi) -> None:
+    assert run("convert", "a", "b", "-q").output == ""
+    plain, verbose = run("convert", "a", "b"), run("convert", "a", "b", "-v")
+    assert plain.stdout == verbose.stdout == ""
+    assert "mask" not in plain.stderr
+    assert "mask" in verbose.stderr
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(OnnxqError.__subclasses__(), key=lambda kind: kind.exit_code)
+)
+def test_a_refusal_is_one_line_with_the_exit_code_of_its_class(
+    api: FakeApi, kind: type[OnnxqError]
+) -> None:
+    api.error = kind("x[bold].onnx:\n  tensor 'a\x1b[2J'")
+    result = run("restore", "a", "b")
+    assert result.exit_code == kind.exit_code
+    assert result.output == "error: x[bold].onnx: tensor 'a\\x1b[2J'\n"
+
+
+def test_every_command_refuses_alike(api: FakeApi) -> None:
+    api.error = BudgetError("no")
+    for arguments in ("convert a b", "inspect a", "restore a b", "validate a b"):
+        result = run(*arguments.split())
+        assert (result.exit_code, result.output) == (7, "error: no\n")
+
+
+def test_an_interrupt_ends_with_130(api: FakeApi) -> None:
+    api.error = KeyboardInterrupt()
+    result = run("convert", "a", "b")
+    assert (result.exit_code, result.output) == (130, "interrupted\n")
+
+
+def test_too_little_memory_is_no_bug(api: FakeApi) -> None:
+    api.error = MemoryError()
+    result = run("convert", "a", "b")
+    assert result.exit_code == 4
+    assert result.output.startswith("error: there is not enough memory")
+
+
+def test_a_bug_ends_with_1_and_its_trace(api: FakeApi) -> None:
+    api.error = ZeroDivisionError("[bold]odd[/bold]")
+    result = run("convert", "a", "b")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Traceback" in result.stderr
+    assert "ZeroDivisionError: [bold]odd[/bold]" in result.stderr
+    assert "this is a bug in onnxq, please report it" in result.stderr
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_a_failed_validation_ends_with_6_and_names_the_output(
+    api: FakeApi, quiet: list[str], tmp_path: Path
+) -> None:
+    api.validated = reports.INVALID
+    result = run("validate", "a", "b", "--json", "r.json", *quiet)
+    assert (result.exit_code, result.stdout) == (6, "")
+    assert "output 'y': shape [3] instead of [2]" in result.stderr
+    assert report.from_json(json.loads((tmp_path / "r.json").read_text())) == reports.INVALID
+
+
+# The program itself
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys; from onnxq.cli import app\n"
+        "try: app(['convert', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'onnx', 'onnx_ir', 'numba', 'scipy', 'numpy', 'onnxruntime'}\n"
+        "sys.exit(str(heavy & set(sys.modules) or ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "\n")
+    assert "--bits" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["convert", "inspect", "restore", "validate"])
+def test_help_has_an_example_of_the_command(command: str) -> None:
+    text = run(command, "--help").stdout
+    assert f"onnxq {command} " in text.partition("Example")[2]
+
+
+def test_help_fits_80_columns_and_cuts_no_option() -> None:
+    text = run("convert", "--help").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+
+
+def test_the_version_is_shown() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"onnxq {onnxq.__version__}\n"
+
+
+def test_completion_knows_commands_options_and_values() -> None:
+    def complete(line: str) -> str:
+        environment = {"_ONNXQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": line}
+        return CliRunner().invoke(app, [], prog_name="onnxq", env=environment).output
+
+    assert "convert" in complete("onnxq conv")
+    assert "--op-types" in complete("onnxq convert --op")
+    assert "bounded-pdf" in complete("onnxq convert --init b")
+
+
+def test_a_model_is_converted_inspected_restored_and_validated(tmp_path: Path) -> None:
+    small, plain = str(tmp_path / "small.onnx"), str(tmp_path / "plain.onnx")
+    schema = jsonschema.Draft202012Validator(closed(report.schema()))
+    for arguments in (
+        ["convert", str(DIGITS), small, "--save-plan", "p.json"],
+        ["convert", str(DIGITS), "again.onnx", "--plan", "p.json", "--no-check"],
+        ["inspect", str(DIGITS)],
+        ["inspect", small],
+        ["restore", small, plain],
+        ["validate", small, plain, "--min-snr", "300"],
+    ):
+        result = run(*arguments, "--json", "-")
+        assert result.exit_code == 0, result.output
+        data = json.loads(result.stdout)
+        schema.validate(data)
+        assert report.from_json(data).to_json() == data
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "small.onnx").read_bytes()
+    assert run("validate", str(DIGITS), small, "--min-snr", "90").exit_code == 6
+    assert run("convert", small, plain).exit_code == OutputError.exit_code
+
+
+def test_a_missing_model_is_an_input_error() -> None:
+    result = run("inspect", "no[1].onnx")
+    assert result.exit_code == InputError.exit_code
+    assert "no[1].onnx" in result.stderr
+
+
+def test_runs_are_silent_and_no_bar_is_drawn_in_a_file(tmp_path: Path) -> None:
+    done = process("convert", str(DIGITS), str(tmp_path / "o.onnx"))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "\x1b" not in done.stderr
+    assert "onnxruntime" not in done.stderr.replace(str(tmp_path), "")
+    assert done.stderr.startswith(str(DIGITS))
+    assert process("convert", str(DIGITS), str(tmp_path / "p.onnx"), "-q").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "message"),
+    [
+        ('exec "$@" > /dev/full', 5, "error: stdout: cannot be written: No space left on device\n"),
+        ('exec "$@" >&-', 5, "error: stdout: is closed, the report cannot be written\n"),
+        ('{ "$@"; echo "exit $?" >&2; } | true', 0, "exit 0\n"),
+    ],
+)
+def test_stdout_that_takes_nothing(shell: str, code: int, message: str) -> None:
+    done = process("inspect", str(DIGITS), "--json", "-", "-q", shell=shell)
+    assert (done.returncode, done.stderr) == (code, message)
+
+
+@pytest.mark.parametrize(
+    "shell", ['exec "$@" 2>&-', 'exec "$@" 2> /dev/full', '{ "$@"; echo $?; } 2>&1 >&3 3>&- | true']
+)
+def test_a_conversion_does_not_need_stderr(shell: str, tmp_path: Path) -> None:
+    output = tmp_path / "o.onnx"
+    done = process("convert", str(DIGITS), str(output), "--check", "1", shell=f"exec 3>&1; {shell}")
+    assert done.returncode == 0
+    assert done.stdout in ("", "0\n")
+    assert output.stat().st_size < DIGITS.stat().st_size
+
+
+@contextlib.contextmanager
+def terminal(columns: int) -> Iterator[tuple[int, Callable[[], str]]]:
+    """Open a pseudo-terminal; yield its end for a program, and what gives all it wrote."""
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, bytes([24, 0, columns, 0, 0, 0, 0, 0]))
+
+    def written() -> str:
+        os.close(theirs)
+        parts = []
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 65536):
+                parts.append(part)
+        return b"".join(parts).decode()
+
+    try:
+        yield theirs, written
+    finally:
+        os.close(ours)
+
+
+def test_a_terminal_gets_a_bar_and_then_the_report(tmp_path: Path) -> None:
+    with terminal(80) as (end, written):
+        settings = {"capture_output": False, "stdout": subprocess.PIPE, "stderr": end}
+        done = process("convert", str(DIGITS), str(tmp_path / "o.onnx"), **settings)
+        drawn = written()
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "reading" in drawn
+    assert "times smaller" in drawn
+    assert "\x1b[" in drawn
