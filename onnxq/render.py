@@ -126,7 +126,8 @@ class _Page:
             least = min(finite, key=lambda output: output.snr_db or 0.0)
             which = f", worst of {len(check.outputs)}" if len(check.outputs) > 1 else ""
             ratio = tables.decibels(least.snr_db)
-            self.line(f"output SNR {ratio} dB ({least.name!r}{which}, {fed})")
+            off = "" if least.max_abs is None else f", off by at most {least.max_abs:.3g}"
+            self.line(f"output SNR {ratio} dB{off} ({least.name!r}{which}, {fed})")
         self._load(check)
 
     def _load(self, check: Check) -> None:

@@ -15,7 +15,6 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -75,7 +74,7 @@ def progress(console: Console, *, is_shown: bool) -> Iterator[Callable[[Event], 
         TextColumn("{task.fields[stage]}", markup=False),
         BarColumn(bar_width=20),
         TaskProgressColumn(),
-        DownloadColumn(),
+        TextColumn("{task.fields[size]}", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn(
             "{task.description}",
@@ -87,7 +86,7 @@ def progress(console: Console, *, is_shown: bool) -> Iterator[Callable[[Event], 
         expand=True,
     )
     with bar:
-        task = bar.add_task("", total=None, stage="reading")
+        task = bar.add_task("", total=None, stage="reading", size="")
 
         def tell(event: Event) -> None:
             bar.update(
@@ -95,7 +94,20 @@ def progress(console: Console, *, is_shown: bool) -> Iterator[Callable[[Event], 
                 completed=event.done_bytes,
                 total=event.total_bytes,
                 description=plain(event.tensor),
-                stage=plain(event.stage),
+                stage=plain(event.stage if event.done_bytes < event.total_bytes else "finishing"),
+                size=_size(event.done_bytes, event.total_bytes),
             )
 
         yield tell
+
+
+def _size(done_bytes: int, total_bytes: int) -> str:
+    """Return how much is done, in the unit of the whole.
+
+    >>> _size(2_000_000, 10_500_000), _size(2_000_000, 3_000_000_000)
+    ('2.0/10.5 MB', '0.0/3.0 GB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if total_bytes >= factor:
+            return f"{done_bytes / factor:.1f}/{total_bytes / factor:.1f} {unit}"
+    return f"{done_bytes / 1e3:.1f}/{total_bytes / 1e3:.1f} kB"
