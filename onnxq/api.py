@@ -93,7 +93,7 @@ def convert(
         reopen=lambda: _open(source),
     )
     outcome = conversion.run(job, partial(_check, source, job, check), progress)
-    report = _report(outcome, job, started)
+    report = _report(outcome, job, _text(output), started)
     return report if target is not None else (report, _like(source, outcome.document.proto))
 
 
@@ -131,7 +131,9 @@ def _check(
     return checks.compare(reference, candidate, samples=samples or 1)
 
 
-def _report(outcome: conversion.Outcome, job: conversion.Job, started: float) -> Report:
+def _report(
+    outcome: conversion.Outcome, job: conversion.Job, output: str | None, started: float
+) -> Report:
     rows = summary.tensor_rows(outcome.plan, outcome.encoded)
     ledger = summary.ledger(
         outcome.output_bytes, rows, outcome.kept, outcome.skeleton_bytes, outcome.moved_bytes
@@ -139,8 +141,8 @@ def _report(outcome: conversion.Outcome, job: conversion.Job, started: float) ->
     elements = sum(row.elements for row in rows)
     stored = sum(row.index_bytes + row.codebook_bytes for row in rows)
     return Report(
-        input=FileSize(path=_text(job.document.path), file_bytes=job.input_bytes),
-        output=FileSize(path=_text(job.target), file_bytes=outcome.output_bytes),
+        input=FileSize(path=_name(job.document), file_bytes=job.input_bytes),
+        output=FileSize(path=output, file_bytes=outcome.output_bytes),
         predicted_bytes=outcome.predicted_bytes,
         ce2_bytes=summary.published_bytes(rows, outcome.kept),
         bits_per_weight=8 * stored / elements if elements else None,
@@ -164,7 +166,7 @@ def inspect(source: ModelLike, **options: Any) -> InspectReport:
     """
     chosen = make_options(options)
     document = _open(source)
-    size = FileSize(path=_text(document.path), file_bytes=model.total_bytes(document))
+    size = FileSize(path=_name(document), file_bytes=model.total_bytes(document))
     if found := recognise.find(document):
         return summary.inspect_converted(document, found, size)
     return conversion.inspect_plain(document, chosen, size)
@@ -192,8 +194,8 @@ def restore(
     rows = tuple(summary.found_row(document, item) for item in found)
     output_bytes = conversion.restore(document, found, target)
     report = RestoreReport(
-        input=FileSize(path=_text(document.path), file_bytes=input_bytes),
-        output=FileSize(path=_text(target), file_bytes=output_bytes),
+        input=FileSize(path=_name(document), file_bytes=input_bytes),
+        output=FileSize(path=_text(output), file_bytes=output_bytes),
         tensors=rows,
         versions=summary.versions(),
         seconds=time.monotonic() - started,
@@ -228,8 +230,8 @@ def validate(
     check = checks.compare(_runnable(first), _runnable(second), samples=samples, feeds=feeds)
     failures = judge(check, min_snr)
     return ValidateReport(
-        reference=FileSize(path=_text(first.path), file_bytes=model.total_bytes(first)),
-        candidate=FileSize(path=_text(second.path), file_bytes=model.total_bytes(second)),
+        reference=FileSize(path=_name(first), file_bytes=model.total_bytes(first)),
+        candidate=FileSize(path=_name(second), file_bytes=model.total_bytes(second)),
         check=check,
         min_snr=min_snr,
         passed=not failures,
@@ -291,8 +293,12 @@ def _target(output: str | os.PathLike[str] | None, source: ModelLike, force: boo
     return target
 
 
-def _text(path: Path | None) -> str | None:
-    return str(path) if path is not None else None
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return os.fspath(path) if path is not None else None
+
+
+def _name(document: Document) -> str | None:
+    return document.label if document.path is not None else None
 
 
 __all__ = ["ProgressEvent", "convert", "inspect", "restore", "validate"]

@@ -179,7 +179,7 @@ def _store(external: ExternalData, document: Document, target: Path | None) -> f
     """Return where values go: to a data file when asked for, or when the source had one."""
     if target is None or external == "never":
         return files.InlineStore()
-    if external == "always" or any(True for _ in model.external_tensors(document)):
+    if external == "always" or document.has_data_files:
         return files.DataFileStore(target)
     return files.InlineStore()
 

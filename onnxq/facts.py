@@ -67,7 +67,9 @@ def _look(values: Array, limit: int, may_equal: bool, options: ConvertOptions) -
         has_nan=False,
         infinities=int(np.isinf(low)) + int(np.isinf(high) and high != low),
         distinct=distinct,
-        digest=hashlib.blake2b(values.view(np.uint8).data, digest_size=16).hexdigest() if may_equal else None,
+        digest=hashlib.blake2b(values.view(np.uint8).data, digest_size=16).hexdigest()
+        if may_equal
+        else None,
         fits_half=is_wanted and _fits_half(values, (low, high), is_lossless=distinct <= limit),
     )
 

@@ -148,24 +148,26 @@ def nearest(values: Any, grid: Any, first: Any, limits: Any, book: Any, out: Any
         out: Output indices.
     """
     low, scale = grid
-    top = values.dtype.type(first.size - 1)
+    zero, top = values.dtype.type(0), values.dtype.type(first.size - 1)
     total, nans = 0.0, 0
     for at in range(values.size):
         value = values[at]
         place = (value - low) * scale
-        if place >= 0 and place < top:
+        if place >= zero and place < top:
             cell = np.uint32(place)
             index = np.uint32(first[cell])
             if value > limits[index]:
                 inside = limits[index + 1 : first[cell + 1]]
                 index = np.uint32(index + 1 + np.searchsorted(inside, value))
-        elif value == value:
-            index = np.uint32(np.searchsorted(limits[:-1], value))
-        else:
-            index, nans = np.uint32(0), nans + 1
-        if value - value == 0:
             residual = np.float64(value) - book[index]
             total += residual * residual
+        elif value == value:
+            index = np.uint32(np.searchsorted(limits[:-1], value))
+            if value - value == 0:
+                residual = np.float64(value) - book[index]
+                total += residual * residual
+        else:
+            index, nans = np.uint32(0), nans + 1
         out[at] = index
     return total, nans
 

