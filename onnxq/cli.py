@@ -133,6 +133,8 @@ def convert(
                 **options,
             )
         delivery.deliver(report)
+        if report.check is not None and report.check.status == "failed":
+            raise ValidationError(f"{output}: was written, but its outputs are broken")
 
 
 @app.command(

@@ -147,6 +147,8 @@ def open_session(source: Path | bytes, *, optimize: bool = True, threads: int = 
     where = "model in memory" if isinstance(source, bytes) else str(source)
     if isinstance(source, Path) and not source.is_file():
         raise InputError(f"{where}: no such file")
+    if where.encode("utf-8", "replace").decode() != where:
+        raise UnsupportedError(f"{where}: onnxruntime opens only paths that are valid Unicode")
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
     settings.intra_op_num_threads = threads

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -30,6 +31,7 @@ class FakeApi(types.ModuleType):
         super().__init__("onnxq.api")
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.error: BaseException | None = None
+        self.converted = reports.CONVERTED
         self.validated = reports.VALIDATED
 
     def _called(self, name: str, answer: Any, args: Any, options: Any) -> Any:
@@ -39,7 +41,7 @@ class FakeApi(types.ModuleType):
         return answer
 
     def convert(self, *args: Any, **options: Any) -> Any:
-        return self._called("convert", reports.CONVERTED, args, options)
+        return self._called("convert", self.converted, args, options)
 
     def inspect(self, *args: Any, **options: Any) -> Any:
         return self._called("inspect", reports.INSPECTED, args, options)
@@ -301,6 +303,14 @@ def test_a_failed_validation_ends_with_6_and_names_the_output(
     assert (result.exit_code, result.stdout) == (6, "")
     assert "output 'y': shape [3] instead of [2]" in result.stderr
     assert report.from_json(json.loads((tmp_path / "r.json").read_text())) == reports.INVALID
+
+
+def test_a_conversion_that_breaks_an_output_ends_with_6(api: FakeApi) -> None:
+    api.converted = dataclasses.replace(reports.CONVERTED, check=reports.FAILED_CHECK)
+    result = run("convert", "a", "b")
+    assert result.exit_code == 6
+    assert "output 'y' is broken: shape [3] instead of [2]" in result.stderr
+    assert result.stderr.endswith("error: b: was written, but its outputs are broken\n")
 
 
 # The program itself

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -138,6 +139,13 @@ def test_an_initializer_that_is_an_input_may_be_fed() -> None:
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "no.onnx"))):
         runtime.open_session(tmp_path / "no.onnx")
+
+
+def test_a_path_that_is_no_text_is_unsupported(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.onnx"))
+    path.write_bytes(scaled(2))
+    with pytest.raises(UnsupportedError, match="valid Unicode"):
+        runtime.open_session(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x00" * 64, scaled(2)[:-9]])
