@@ -24,7 +24,7 @@ Edges = NDArray[np.intp]
 
 _STEPS = 60
 _POWER_STEPS = 8
-_COARSE = 512
+_COARSE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
