@@ -16,13 +16,14 @@ from typing import Any, TypeAlias
 
 import onnx
 
-from onnxq import checks, conversion, files, model, recognise, summary
+from onnxq import checks, conversion, files, model, recognise, revert, summary
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import load_feeds
-from onnxq.model import Document
+from onnxq.graphs import Document
 from onnxq.options import ConvertOptions, make_options
 from onnxq.plan import Plan, make_plan, match_plan
+from onnxq.recognise import Found
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport, judge
 
 ModelLike: TypeAlias = Any
@@ -73,28 +74,32 @@ def convert(
     document = _open(source)
     input_bytes = model.total_bytes(document)
     found = recognise.find(document)
-    if found and requantize:
-        recognise.replace_all(document, found, files.InlineStore())
-    elif found:
-        raise UnsupportedError(
-            f"{document.label}: is converted already ({len(found)} encoded tensors, the first "
-            f"{found[0].name!r}); pass --requantize to decode it first"
-        )
+    if found:
+        _decode_first(document, found, requantize)
     decided = _plan(document, chosen, plan)
     if save_plan is not None:
-        text = json.dumps(decided.to_json(), indent=1) + "\n"
-        files.write_bytes(Path(save_plan), text.encode())
+        files.write_bytes(Path(save_plan), decided.dumps().encode())
     job = conversion.Job(
         document=document,
         options=chosen,
         plan=decided,
         target=target,
         input_bytes=input_bytes,
+        is_requantized=bool(found),
         reopen=lambda: _open(source),
     )
     outcome = conversion.run(job, partial(_check, source, job, check), progress)
     report = _report(outcome, job, _text(output), started)
     return report if target is not None else (report, _like(source, outcome.document.proto))
+
+
+def _decode_first(document: Document, found: list[Found], requantize: bool) -> None:
+    if not requantize:
+        raise UnsupportedError(
+            f"{document.label}: is converted already ({len(found)} encoded tensors, the first "
+            f"{found[0].name!r}); pass --requantize to decode it first"
+        )
+    revert.replace_all(document, found, files.InlineStore())
 
 
 def _plan(

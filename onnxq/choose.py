@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxq.facts import Facts
-from onnxq.forms import FLOAT16, ITEM_BITS, Form, canonical_layout
-from onnxq.model import Document, Weight
+from onnxq.forms import FLOAT16, ITEM_BITS, Form, canonical
+from onnxq.graphs import Document, Scope, holder
+from onnxq.model import Weight
 from onnxq.options import ConvertOptions
 from onnxq.rate import nominal_emission, own_cost
 from onnxq.selection import Skip, skip, width_for
@@ -22,15 +23,15 @@ _CAST_NODE_BYTES = 40
 class Choice:
     """Hold a tensor with the form chosen for it and what that saves.
 
-    `same_as` is the equal tensor whose storage this one shares; `storage_graph` is the graph that
-    holds the storage.
+    `same_as` is the equal tensor whose storage this one shares; `storage` is the scope that
+    holds the bytes.
     """
 
     weight: Weight
     facts: Facts
     form: Form
     saved: int
-    storage_graph: str
+    storage: Scope
     same_as: Weight | None = None
 
 
@@ -49,10 +50,8 @@ def choose(
     centroids = min(seen.distinct, 1 << bits)
     least = max(1, (centroids - 1).bit_length()) if options.fewer_bits else bits
     forms = [_form(weight, seen, options, width, centroids) for width in range(least, bits + 1)]
-    as_node = stands_as_node(document, weight)
-    costs = [
-        own_cost(nominal_emission(form, weight.name), form, as_node=as_node).total for form in forms
-    ]
+    held = holder(document, weight.scope)
+    costs = [own_cost(nominal_emission(form, weight.name), form, held).total for form in forms]
     best = min(range(len(forms)), key=lambda i: costs[i])
     original = weight.data_bytes + container_bytes(weight)
     if options.only_smaller and costs[best] >= original:
@@ -63,16 +62,8 @@ def choose(
         facts=seen,
         form=forms[best],
         saved=original - costs[best],
-        storage_graph=weight.graph,
+        storage=weight.scope,
     )
-
-
-def stands_as_node(document: Document, weight: Weight) -> bool:
-    """Tell whether a weight's new constants must be `Constant` nodes instead of initializers.
-
-    Functions have no initializers, and before IR 4 an initializer had to be a graph input.
-    """
-    return weight.scope.root.is_function or document.proto.ir_version < 4
 
 
 def container_bytes(weight: Weight) -> int:
@@ -83,8 +74,9 @@ def container_bytes(weight: Weight) -> int:
 def _form(weight: Weight, seen: Facts, options: ConvertOptions, width: int, centroids: int) -> Form:
     own_bits = ITEM_BITS[weight.data_type]
     gain = centroids * (own_bits - 16) // 8
+    layout, width = canonical(options.layout, width, centroids, weight.scope.opset)
     return Form(
-        layout=canonical_layout(options.layout, width, weight.scope.opset),
+        layout=layout,
         bit_width=width,
         data_type=weight.data_type,
         codebook_type=FLOAT16 if seen.fits_half and gain > _CAST_NODE_BYTES else weight.data_type,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from onnxq import files, layout, model, recognise, summary, tensors
+from onnxq import files, graphs, layout, model, revert, summary, tensors
 from onnxq.checks import Check
-from onnxq.choose import stands_as_node
 from onnxq.encode import Encoded, encode
-from onnxq.model import Document, Weight
+from onnxq.graphs import Document
+from onnxq.model import Weight
 from onnxq.options import ConvertOptions, ExternalData
 from onnxq.parallel import ordered_map
 from onnxq.plan import Plan, TensorPlan, form_of, make_plan
@@ -59,6 +59,7 @@ class Job:
     plan: Plan
     target: Path | None
     input_bytes: int
+    is_requantized: bool
     reopen: Callable[[], Document]
 
 
@@ -111,7 +112,7 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     """
     bench = _prepare(job, job.document, job.plan)
     try:
-        if job.options.only_smaller and _gains_nothing(bench, job.input_bytes):
+        if not job.is_requantized and _gains_nothing(bench, job):
             _abandon(bench.store)
             document = job.reopen()
             bench = _prepare(job, document, _dropped(document, job.plan))
@@ -122,8 +123,10 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     except BaseException:
         _abandon(bench.store)
         raise
-    if output_bytes >= job.input_bytes:
+    if output_bytes >= job.input_bytes and not bench.plan.tensors:
         notes.insert(0, "nothing was gained: no tensor gets smaller, the model is kept as it is")
+    elif output_bytes >= job.input_bytes:
+        notes.insert(0, "nothing was gained: the output is not smaller than the input")
     return Outcome(
         document=bench.document,
         plan=bench.plan,
@@ -138,10 +141,10 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     )
 
 
-def _gains_nothing(bench: _Bench, input_bytes: int) -> bool:
-    if bench.plan.tensors:
-        return bench.predicted_bytes >= input_bytes
-    return bench.predicted_bytes > input_bytes
+def _gains_nothing(bench: _Bench, job: Job) -> bool:
+    if not job.options.only_smaller or not bench.plan.tensors:
+        return False
+    return bench.predicted_bytes >= job.input_bytes
 
 
 def _dropped(document: Document, plan: Plan) -> Plan:
@@ -157,7 +160,7 @@ def _dropped(document: Document, plan: Plan) -> Plan:
 
 def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
     weights = model.weights(document)
-    taken = model.taken_names(document)
+    taken = graphs.taken_names(document)
     store = _store(job.options.external_data, document, job.target)
     layout.strip(document, plan, weights)
     move_kept(document, store)
@@ -190,12 +193,15 @@ def move_kept(document: Document, store: files.Store) -> None:
     Raises:
         InputError: an external tensor cannot be read.
     """
+    held = {id(tensor) for tensor in store.tensors}
     for name, tensor in list(model.external_tensors(document)):
+        if id(tensor) in held:
+            continue
         where = f"{document.label}: tensor {name!r}"
         path, offset, length = tensors.check_external(tensor, document.folder, where)
         store.copy(tensor, path, offset, length)
     if isinstance(store, files.DataFileStore):
-        for tensor in model.initializers(document):
+        for tensor in graphs.initializers(document):
             if not tensors.is_external(tensor) and tensor.HasField("raw_data"):
                 store.move(tensor)
 
@@ -282,7 +288,7 @@ def restore(document: Document, found: list[Found], target: Path | None) -> int:
     is_large = document.file_bytes + decoded_bytes > MAX_INLINE_BYTES
     store = _store("always" if is_large else "auto", document, target)
     try:
-        recognise.replace_all(document, found, store)
+        revert.replace_all(document, found, store)
         move_kept(document, store)
         if target is None:
             return document.proto.ByteSize()
@@ -308,12 +314,12 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
         cost = None
         if planned is not None:
             form = form_of(planned, weight.scope.opset, weight.data_type)
-            as_node = stands_as_node(document, weight)
+            held = graphs.holder(document, weight.scope)
             if planned.same_as is None:
-                cost = own_cost(nominal_emission(form, weight.name), form, as_node=as_node).total
+                cost = own_cost(nominal_emission(form, weight.name), form, held).total
                 load_bytes_sum += load_bytes(form)
         rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
-    taken = model.taken_names(document)
+    taken = graphs.taken_names(document)
     layout.strip(document, plan, weights)
     load_bytes_sum += summary.kept_bytes(weights, plan)
     predicted = layout.predict(document, plan, weights, taken, None)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxq.cluster import count_distinct
-from onnxq.model import Document, Weight, read
+from onnxq.graphs import Document
+from onnxq.model import Weight, read
 from onnxq.options import ConvertOptions
 from onnxq.parallel import ordered_map
 from onnxq.selection import width_for

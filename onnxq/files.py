@@ -40,6 +40,7 @@ class InlineStore:
 
     def __init__(self) -> None:
         self.placement = None
+        self.tensors: list[TensorProto] = []
 
     def put(self, tensor: TensorProto, values: Array) -> None:
         """Give a tensor the raw bytes of `values`."""
@@ -60,7 +61,7 @@ class DataFileStore:
     def __init__(self, output: Path) -> None:
         self._output = output
         self.placement = Placement(data_name(output, "0" * _DIGEST_CHARS))
-        self._tensors: list[TensorProto] = []
+        self.tensors: list[TensorProto] = []
         self._digest = hashlib.blake2b(digest_size=_DIGEST_CHARS // 2)
         self._written = 0
         self._final: Path | None = None
@@ -107,7 +108,7 @@ class DataFileStore:
         entries = {"location": self.placement.location, "offset": offset, "length": length}
         for key, value in entries.items():
             tensor.external_data.add(key=key, value=str(value))
-        self._tensors.append(tensor)
+        self.tensors.append(tensor)
 
     def _write(self, data: memoryview) -> None:
         with _output_errors(self._output):
@@ -117,11 +118,11 @@ class DataFileStore:
 
     def finish(self) -> None:
         """Put the data file under its final name and point every tensor at it."""
-        if not self._tensors:
+        if not self.tensors:
             self.abandon()
             return
         name = data_name(self._output, self._digest.hexdigest())
-        for tensor in self._tensors:
+        for tensor in self.tensors:
             tensor.external_data[0].value = name
         final = self._output.with_name(name)
         with _output_errors(self._output):

@@ -108,17 +108,23 @@ def is_plain(layout: LayoutName, bit_width: int) -> bool:
     return layout == "bytes" or bit_width in (8, 16)
 
 
-def canonical_layout(layout: LayoutName, bit_width: int, opset: int) -> LayoutName:
-    """Return the name of the form that a layout has at a width: a gap in a table is portable.
+def canonical(
+    layout: LayoutName, bit_width: int, centroids: int, opset: int
+) -> tuple[LayoutName, int]:
+    """Return the (layout, bit_width) that name a form, so that one form has one name.
 
-    8 and 16 bits are the same form in every layout and are called portable.
+    Unpacked indices are called portable when 8 or 16 bits are needed and bytes, at the bits that
+    the centroids need, when fewer would do. A width that native lacks is stored as portable.
+
+    >>> canonical("native", 3, 8, 21), canonical("portable", 8, 100, 21)
+    (('portable', 3), ('bytes', 7))
     """
-    if bit_width in (8, 16):
-        return "portable"
-    if layout == "native":
-        least = NATIVE_OPSETS.get(bit_width, (0, 1 << 30))[1]
-        return "native" if opset >= least else "portable"
-    return layout
+    if is_plain(layout, bit_width):
+        needed = max(1, (centroids - 1).bit_length())
+        return ("portable", needed) if needed in (8, 16) else ("bytes", needed)
+    if layout == "native" and opset < NATIVE_OPSETS.get(bit_width, (0, 1 << 30))[1]:
+        return "portable", bit_width
+    return layout, bit_width
 
 
 def tile_rows(form: Form, limit: int = MAX_NODE_BYTES) -> list[int]:

@@ -15,11 +15,11 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnxq import tensors, wire
-from onnxq.choose import stands_as_node
 from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
 from onnxq.encode import Encoded
 from onnxq.forms import Const, Form, alias, expression
-from onnxq.model import Document, Scope, Weight, scopes
+from onnxq.graphs import Document, Holder, Scope, holder, scopes
+from onnxq.model import Weight
 from onnxq.plan import Plan, TensorPlan, form_of
 from onnxq.rate import Placement, constant_cost, node_cost
 
@@ -49,12 +49,13 @@ def strip(document: Document, plan: Plan, weights: Sequence[Weight]) -> None:
         if kind == "initializer" and isinstance(scope.proto, GraphProto):
             container = scope.proto.initializer
             if document.proto.ir_version < 4:
-                _remove_inputs(scope.proto, {container[index].name for index in positions})
+                remove_inputs(scope.proto, {container[index].name for index in positions})
         for index in sorted(positions, reverse=True):
             del container[index]
 
 
-def _remove_inputs(graph: GraphProto, names: set[str]) -> None:
+def remove_inputs(graph: GraphProto, names: set[str]) -> None:
+    """Remove values from a graph's inputs."""
     for index in reversed(range(len(graph.input))):
         if graph.input[index].name in names:
             del graph.input[index]
@@ -83,18 +84,16 @@ class Assembler:
         self._emitters = {root: Emitter(names) for root in sorted(roots)}
         self._stored: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {}
         self._types = {(weight.graph, weight.name): weight.data_type for weight in weights}
-        self._as_node = {
-            (weight.graph, weight.name): stands_as_node(document, weight) for weight in weights
-        }
+        self._holders = {path: holder(document, scope) for path, scope in self._scopes.items()}
 
     def form(self, planned: TensorPlan) -> Form:
         """Return the planned form of a tensor."""
         scope = self._scopes[planned.graph]
         return form_of(planned, scope.opset, self._types[planned.key])
 
-    def as_node(self, planned: TensorPlan) -> bool:
-        """Tell whether a tensor's constants are `Constant` nodes."""
-        return self._as_node[planned.key]
+    def holder(self, planned: TensorPlan) -> Holder:
+        """Return how a tensor's constants stand in the model."""
+        return self._holders[planned.graph]
 
     def additions(self, planned: TensorPlan, form: Form) -> list[Addition]:
         """Return what a tensor adds, shared records first."""
@@ -105,21 +104,27 @@ class Assembler:
             stands_here = planned.storage_graph == planned.graph
             output = planned.name if stands_here else self._names.take()
             storage = self._scopes[planned.storage_graph]
-            found += _split(emitter.emit(expression(form), output), storage)
+            found += self._split(emitter.emit(expression(form), output), storage)
             self._stored[planned.key] = (output, planned.shape)
             if stands_here:
                 return found
         name, shape = self._stored[planned.same_as or planned.key]
         emission = emitter.emit(alias(name, planned.shape, shape), planned.name)
-        return found + _split(emission, own_scope)
+        return found + self._split(emission, own_scope)
 
+    def _split(self, emission: Emission, scope: Scope) -> list[Addition]:
+        """Return what goes to the root, then what goes to the scope.
 
-def _split(emission: Emission, scope: Scope) -> list[Addition]:
-    shared = Addition(
-        scope=scope.root, constants=emission.shared_constants, nodes=emission.shared_nodes
-    )
-    own = Addition(scope=scope, constants=emission.constants, nodes=emission.nodes)
-    return [shared, own]
+        Constants that must be listed as inputs can only stand in the root.
+        """
+        root = Addition(
+            scope=scope.root, constants=emission.shared_constants, nodes=emission.shared_nodes
+        )
+        if self._holders[scope.path] != "input":
+            own = Addition(scope=scope, constants=emission.constants, nodes=emission.nodes)
+            return [root, own]
+        constants = Addition(scope=scope.root, constants=emission.constants, nodes=())
+        return [root, constants, Addition(scope=scope, constants=(), nodes=emission.nodes)]
 
 
 def predict(
@@ -145,11 +150,11 @@ def predict(
     assembler = Assembler(document, taken, weights)
     growth: dict[str, int] = {}
     for planned in plan.tensors:
-        as_node = assembler.as_node(planned)
+        held = assembler.holder(planned)
         for addition in assembler.additions(planned, assembler.form(planned)):
             cost = sum(node_cost(record) for record in addition.nodes)
             for record in addition.constants:
-                cost += constant_cost(record, as_node=as_node, placement=planner)
+                cost += constant_cost(record, held, planner)
             path = addition.scope.path
             growth[path] = growth.get(path, 0) + cost
     return _grown_bytes(document, growth) + (planner.end if planner else 0)
@@ -192,14 +197,15 @@ class Inserter:
         """Add a tensor's nodes and constants; `encoded` is None for one that shares storage."""
         form = encoded.form if encoded is not None else self._assembler.form(planned)
         payloads = encoded.payloads if encoded is not None else {}
-        as_node = self._assembler.as_node(planned)
+        held = self._assembler.holder(planned)
         for addition in self._assembler.additions(planned, form):
             nodes: list[NodeProto] = []
             for record in addition.constants:
-                if as_node:
+                if held == "node":
                     nodes.append(_constant_node(record, payloads))
                 else:
-                    self._add_initializer(addition.scope.proto, record, payloads)
+                    is_input = held == "input"
+                    self._add_initializer(addition.scope.proto, record, payloads, is_input)
             nodes += [_node(record) for record in addition.nodes]
             self._put_in_front(addition.scope.proto, nodes)
 
@@ -208,6 +214,7 @@ class Inserter:
         graph: GraphProto | FunctionProto,
         record: ConstantRecord,
         payloads: Mapping[str, Array],
+        is_input: bool,
     ) -> None:
         if isinstance(graph, FunctionProto):
             raise AssertionError("functions have no initializers")
@@ -215,6 +222,8 @@ class Inserter:
         tensor = graph.initializer.add(name=record.name, data_type=source.data_type)
         tensor.dims.extend(source.dims)
         self._store.put(tensor, _values(record, payloads))
+        if is_input:
+            add_input(graph, tensor)
 
     def _put_in_front(self, graph: GraphProto | FunctionProto, nodes: list[NodeProto]) -> None:
         """Insert nodes behind those inserted before, ahead of all old ones."""
@@ -248,3 +257,13 @@ def _node(record: NodeRecord) -> NodeProto:
         else:
             node.attribute.add(name=name, type=AttributeProto.INTS, ints=value)
     return node
+
+
+def add_input(graph: GraphProto, tensor: TensorProto) -> None:
+    """List an initializer as a graph input, as models before IR 4 must."""
+    value = graph.input.add(name=tensor.name)
+    tensor_type = value.type.tensor_type
+    tensor_type.elem_type = tensor.data_type
+    tensor_type.shape.SetInParent()
+    for dim in tensor.dims:
+        tensor_type.shape.dim.add(dim_value=dim)

@@ -1,79 +1,29 @@
-"""A model as scopes of weights: open it, walk it, find every tensor and who consumes it.
+"""Open a model and find every tensor that it holds, wherever it stands.
 
-Owns reading. A *scope* is a graph (main, or a body of If/Loop/Scan) or a model-local function; a
-weight belongs to the scope that holds its bytes. We work on the protobuf messages themselves, so
-that whatever we do not touch is written back byte for byte (docs/adr/0001).
+Owns reading: initializers of all graphs, `Constant` nodes, tensors in attributes. A weight belongs
+to the scope that holds its bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxq import tensors
-from onnxq.errors import InputError, UnsupportedError
+from onnxq.errors import InputError
+from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, consumers, scopes
 from onnxq.skeleton import NotReadableError, read_skeleton
 
 Kind = Literal["initializer", "constant", "sparse", "attribute"]
-DEFAULT_DOMAINS = ("", "ai.onnx")
 MAX_PROTO_BYTES = 2**31 - 1
 """The largest message that protobuf can read or write."""
 DEFER_FROM_BYTES = 8 << 20
 """A file of at least this size is read without its long values."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Document:
-    """Hold a model and where it came from; `folder` is None for a model given in memory.
-
-    `label` is how messages and reports name it: as it was given. `has_data_files` tells whether
-    the source kept values in other files; long values of the model file itself are deferred too,
-    and look like external data in `proto`.
-    """
-
-    proto: ModelProto
-    path: Path | None
-    folder: Path | None
-    file_bytes: int
-    label: str = "model"
-    has_data_files: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scope:
-    """Hold one graph or function: `enclosing` are the messages around it, outermost first."""
-
-    path: str
-    proto: GraphProto | FunctionProto
-    parent: Scope | None
-    enclosing: tuple[ModelProto | GraphProto | FunctionProto | NodeProto | AttributeProto, ...]
-    opset: int
-    owners: dict[str, Scope] = field(default_factory=dict, repr=False)
-
-    @property
-    def root(self) -> Scope:
-        """The main graph or the function that this scope lies in."""
-        return self if self.parent is None else self.parent.root
-
-    @property
-    def is_function(self) -> bool:
-        """Whether the scope itself is a model-local function (which has no initializers)."""
-        return isinstance(self.proto, FunctionProto)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Consumer:
-    """Name one place where a value goes in: input `index` of a node."""
-
-    op_type: str
-    domain: str
-    node: str
-    index: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,63 +132,6 @@ def _check(document: Document) -> None:
         raise InputError(f"{document.label}: names no opset; the file is damaged or very old")
 
 
-def default_opset(document: Document) -> int:
-    """Return the version of the standard operators that the model imports.
-
-    Raises:
-        UnsupportedError: it imports none, so no standard node may be added.
-    """
-    version = _opset(document.proto)
-    if version is None:
-        raise UnsupportedError(
-            f"{document.label}: does not import the standard ONNX operators, which decoding needs"
-        )
-    return version
-
-
-def _opset(proto: ModelProto | FunctionProto) -> int | None:
-    versions = [o.version for o in proto.opset_import if o.domain in DEFAULT_DOMAINS]
-    return versions[-1] if versions else None
-
-
-def scopes(document: Document) -> list[Scope]:
-    """Return the main graph, the graphs inside it, and every function, in file order."""
-    proto = document.proto
-    main_opset = _opset(proto) or 0
-    main = Scope(path="main", proto=proto.graph, parent=None, enclosing=(proto,), opset=main_opset)
-    found = list(_nested(main))
-    for function in proto.functions:
-        identity = ":".join(
-            part for part in (function.domain, function.name, function.overload) if part
-        )
-        scope = Scope(
-            path=f"function {identity}",
-            proto=function,
-            parent=None,
-            enclosing=(proto,),
-            opset=_opset(function) or 0,
-        )
-        found += _nested(scope)
-    return found
-
-
-def _nested(scope: Scope) -> Iterator[Scope]:
-    yield scope
-    for index, node in enumerate(scope.proto.node):
-        for attribute in node.attribute:
-            graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-            for number, graph in enumerate(graphs):
-                label = attribute.name if len(graphs) == 1 else f"{attribute.name}[{number}]"
-                inner = Scope(
-                    path=f"{scope.path}/{node.op_type}#{index}.{label}",
-                    proto=graph,
-                    parent=scope,
-                    enclosing=(*scope.enclosing, scope.proto, node, attribute),
-                    opset=scope.opset,
-                )
-                yield from _nested(inner)
-
-
 def weights(document: Document) -> list[Weight]:
     """Return every tensor that the model holds, floats or not, in file order.
 
@@ -251,35 +144,6 @@ def weights(document: Document) -> list[Weight]:
     for scope in all_scopes:
         found += _scope_weights(document, scope, uses)
     return found
-
-
-def _defined(scope: Scope) -> set[str]:
-    """Return the names that a scope itself defines."""
-    proto = scope.proto
-    names = {name for node in proto.node for name in node.output}
-    if isinstance(proto, FunctionProto):
-        return names | set(proto.input)
-    names |= {value.name for value in proto.input}
-    names |= {tensor.name for tensor in proto.initializer}
-    return names | {tensor.values.name for tensor in proto.sparse_initializer}
-
-
-def consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consumer]]:
-    """Return the consumers of each (scope path, value name), captured uses included."""
-    defined = {id(scope): _defined(scope) for scope in all_scopes}
-    uses: dict[tuple[str, str], list[Consumer]] = {}
-    for scope in all_scopes:
-        for node in scope.proto.node:
-            for index, name in enumerate(node.input):
-                owner: Scope | None = scope
-                while owner is not None and name not in defined[id(owner)]:
-                    owner = owner.parent
-                if name and owner is not None:
-                    use = Consumer(
-                        op_type=node.op_type, domain=node.domain, node=node.name, index=index
-                    )
-                    uses.setdefault((owner.path, name), []).append(use)
-    return uses
 
 
 def _scope_weights(
@@ -390,30 +254,6 @@ def external_tensors(document: Document) -> Iterator[tuple[str, TensorProto]]:
         for name, _, _, tensor, _ in _held(scope, document.label):
             if tensors.is_external(tensor):
                 yield name, tensor
-
-
-def initializers(document: Document) -> Iterator[TensorProto]:
-    """Yield the dense initializers of every graph."""
-    for scope in scopes(document):
-        if isinstance(scope.proto, GraphProto):
-            yield from scope.proto.initializer
-
-
-def taken_names(document: Document) -> set[str]:
-    """Return every value and node name of the model, in whatever scope."""
-    names: set[str] = set()
-    for scope in scopes(document):
-        proto = scope.proto
-        for node in proto.node:
-            names.update(node.input, node.output, (node.name,))
-        if isinstance(proto, FunctionProto):
-            names.update(proto.input, proto.output)
-        else:
-            names.update(tensor.name for tensor in proto.initializer)
-            names.update(tensor.values.name for tensor in proto.sparse_initializer)
-            values = (*proto.input, *proto.output, *proto.value_info)
-            names.update(value.name for value in values)
-    return names
 
 
 def total_bytes(document: Document) -> int:

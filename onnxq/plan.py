@@ -7,6 +7,7 @@ only where the exact size arithmetic of `rate` says that the file gets smaller.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from onnxq.choose import Choice, choose
 from onnxq.errors import InputError
 from onnxq.facts import gather_facts
 from onnxq.forms import FLOAT16, Form
-from onnxq.model import Document, Weight
+from onnxq.graphs import Document
+from onnxq.model import Weight
 from onnxq.options import ConvertOptions, Init, LayoutName
 from onnxq.selection import Skip, check_patterns, reason_by_kind, reason_to_keep, skip
 from onnxq.sharing import tie, unpaid
@@ -84,6 +86,10 @@ class Plan:
             "skipped": [record.to_json() for record in self.skips],
         }
 
+    def dumps(self) -> str:
+        """Return the plan as JSON text in ASCII."""
+        return json.dumps(self.to_json(), indent=1) + "\n"
+
     @classmethod
     def from_json(cls, record: object, label: str) -> Plan:
         """Return the plan of JSON values written by `to_json`.
@@ -128,7 +134,7 @@ def make_plan(
             skips[id(weight)] = chosen
         else:
             choices.append(chosen)
-    while options.only_smaller and (dear := unpaid(choices)):
+    while options.only_smaller and (dear := unpaid(document, choices)):
         for choice in dear:
             detail = "the shared decoding tables would cost more than the tensors save"
             skips[id(choice.weight)] = skip(choice.weight, "not-smaller", detail)
@@ -157,7 +163,7 @@ def _record(choice: Choice, options: ConvertOptions) -> TensorPlan:
         init=options.init,
         pdf_factor=options.pdf_factor,
         max_iterations=options.max_iterations,
-        storage_graph=choice.storage_graph,
+        storage_graph=choice.storage.path,
         same_as=(choice.same_as.graph, choice.same_as.name) if choice.same_as else None,
     )
 

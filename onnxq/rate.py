@@ -24,6 +24,7 @@ from onnxq.forms import (
     expression,
     part_bytes,
 )
+from onnxq.graphs import Holder
 
 EXTERNAL_THRESHOLD = 1024
 """Values of at least this many bytes go to the data file when there is one."""
@@ -84,31 +85,32 @@ def node_cost(record: NodeRecord) -> int:
     return wire.field_bytes(body)
 
 
-def constant_cost(
-    record: ConstantRecord, *, as_node: bool, placement: Placement | None = None
-) -> int:
-    """Return the bytes that a constant adds to its graph, as initializer or `Constant` node.
+def constant_cost(record: ConstantRecord, held: Holder, placement: Placement | None = None) -> int:
+    """Return the bytes that a constant adds to its graph in one of the ways it may be held.
 
     With a placement, values of EXTERNAL_THRESHOLD bytes and more take their place in the data
     file and only the reference is counted here. A function's Constants stay inline.
     """
     payload = constant_payload(record)
     source = record.source
-    name = "" if as_node else record.name
-    if placement is not None and payload >= EXTERNAL_THRESHOLD and not as_node:
+    name = "" if held == "node" else record.name
+    if placement is not None and payload >= EXTERNAL_THRESHOLD and held != "node":
         body = wire.tensor_bytes(name, source.dims, source.data_type, None)
         body += wire.external_bytes(placement.location, placement.place(payload), payload)
     else:
         body = wire.tensor_bytes(name, source.dims, source.data_type, payload)
-    if as_node:
+    if held == "node":
         body = wire.constant_node_bytes(body, record.name)
-    return wire.field_bytes(body)
+    listed = 0
+    if held == "input":
+        listed = wire.field_bytes(wire.value_info_bytes(name, source.dims, source.data_type))
+    return wire.field_bytes(body) + listed
 
 
-def own_cost(emission: Emission, form: Form, *, as_node: bool) -> Cost:
+def own_cost(emission: Emission, form: Form, held: Holder) -> Cost:
     """Return what a tensor's own records cost, everything inline."""
     nodes = sum(node_cost(record) for record in emission.nodes)
-    constants = sum(constant_cost(record, as_node=as_node) for record in emission.constants)
+    constants = sum(constant_cost(record, held) for record in emission.constants)
     payload = sum(constant_payload(record) for record in emission.constants)
     return Cost(
         index_bytes=payload - form.codebook_bytes,
@@ -117,7 +119,7 @@ def own_cost(emission: Emission, form: Form, *, as_node: bool) -> Cost:
     )
 
 
-def expression_cost(expr: Expr, *, as_node: bool) -> int:
+def expression_cost(expr: Expr, held: Holder) -> int:
     """Return about what one shared node or constant costs, with names of usual length."""
     name = "q__"
     if isinstance(expr, Op):
@@ -128,7 +130,7 @@ def expression_cost(expr: Expr, *, as_node: bool) -> int:
         return node_cost(record)
     if isinstance(expr, Value):
         return 0
-    return constant_cost(ConstantRecord(name=name, source=expr), as_node=as_node)
+    return constant_cost(ConstantRecord(name=name, source=expr), held)
 
 
 def nominal_emission(form: Form, name: str) -> Emission:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from onnxq.model import DEFAULT_DOMAINS, Consumer, Weight
+from onnxq.graphs import DEFAULT_DOMAINS, Consumer
+from onnxq.model import Weight
 
 Role = Literal["weight", "bias", "norm", "variance", "parameter", "quantization"]
 

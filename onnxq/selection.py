@@ -76,8 +76,8 @@ def reason_by_kind(weight: Weight) -> tuple[str, str] | None:
         return "scalar", "a single number"
     if weight.is_graph_input:
         return "graph-input", "it is also a graph input, which a caller may override"
-    if not weight.scope.opset:
-        return "no-opset", "its graph does not import the standard operators"
+    if weight.scope.opset < (9 if weight.scope.root.is_function else 7):
+        return "opset", f"its graph imports version {weight.scope.opset} of the operators"
     return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from onnxq.choose import Choice
 from onnxq.forms import Expr, expression, shared_expressions
+from onnxq.graphs import Document, common_scope, holder
 from onnxq.options import LayoutName
 from onnxq.rate import expression_cost
 
@@ -31,30 +32,19 @@ def tie(choices: Sequence[Choice]) -> list[Choice]:
         lead_index = first.setdefault((choice.weight.scope.root.path, *content), index)
         lead = tied[lead_index]
         if lead_index != index:
-            storage = common_graph(lead.storage_graph, choice.weight.graph)
-            tied[lead_index] = dataclasses.replace(lead, storage_graph=storage)
+            storage = common_scope(lead.storage, choice.weight.scope)
+            tied[lead_index] = dataclasses.replace(lead, storage=storage)
             tied[index] = dataclasses.replace(choice, same_as=lead.weight)
-    graphs = {id(choice.weight): choice.storage_graph for choice in tied}
+    storages = {id(choice.weight): choice.storage for choice in tied}
     return [
-        dataclasses.replace(choice, storage_graph=graphs[id(choice.same_as)])
+        dataclasses.replace(choice, storage=storages[id(choice.same_as)])
         if choice.same_as is not None
         else choice
         for choice in tied
     ]
 
 
-def common_graph(first: str, second: str) -> str:
-    """Return the path of the innermost graph around two graphs of one root.
-
-    >>> common_graph("main/If#1.then_branch", "main/If#1.else_branch")
-    'main'
-    """
-    while not (second + "/").startswith(first + "/"):
-        first = first.rpartition("/")[0]
-    return first
-
-
-def unpaid(choices: Sequence[Choice]) -> list[Choice]:
+def unpaid(document: Document, choices: Sequence[Choice]) -> list[Choice]:
     """Return the choices whose shared tables cost more than they save, the worst family only.
 
     A family is what one root stores in one layout and width; its tables count as far as no other
@@ -69,8 +59,8 @@ def unpaid(choices: Sequence[Choice]) -> list[Choice]:
     for family, members in sorted(families.items()):
         others = [tables[f] for f in families if f[0] == family[0] and f != family]
         alone = tables[family].difference(*others)
-        as_node = members[0].weight.scope.root.is_function
-        cost = sum(expression_cost(expr, as_node=as_node) for expr in alone)
+        held = holder(document, members[0].weight.scope)
+        cost = sum(expression_cost(expr, held) for expr in alone)
         if cost >= sum(choice.saved for choice in members):
             return members
     return []

@@ -12,10 +12,11 @@ from importlib import metadata
 
 import numpy as np
 
-from onnxq import model, recognise, tensors, wire
+from onnxq import model, revert, tensors, wire
 from onnxq.encode import Encoded, decode_indices
 from onnxq.forms import MAX_NODE_BYTES, Form, largest_node_bytes
-from onnxq.model import Document, Weight
+from onnxq.graphs import Document
+from onnxq.model import Weight
 from onnxq.plan import Plan, TensorPlan
 from onnxq.rate import ce2_bytes, load_bytes
 from onnxq.recognise import Found
@@ -168,7 +169,7 @@ def weight_row(
 def found_row(document: Document, found: Found) -> TensorRow:
     """Return the row of an encoded tensor of a converted model; its loss is not known."""
     storage = found.storage
-    read = recognise.payloads(document, storage)
+    read = revert.payloads(document, storage)
     used = int(np.unique(decode_indices(read, storage.form)).size)
     index_bytes = sum(values.nbytes for role, values in read.items() if role != "codebook")
     is_shared = found.same_as is not None

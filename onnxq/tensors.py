@@ -45,7 +45,7 @@ _BITS = {
     **dict.fromkeys(("DOUBLE", "INT64", "UINT64", "COMPLEX64"), 64),
     "COMPLEX128": 128,
 }
-_QUANTIZED_PREFIXES = ("FLOAT8", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2", "FLOAT6")
+_QUANTIZED_PREFIXES = ("FLOAT8", "FLOAT4", "FLOAT6E", "INT4", "UINT4", "INT2", "UINT2")
 
 
 def type_name(data_type: int) -> str:

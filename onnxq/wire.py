@@ -61,6 +61,13 @@ def tensor_attribute_bytes(name: str, tensor: int) -> int:
     return text_bytes(name) + 3 + field_bytes(tensor)
 
 
+def value_info_bytes(name: str, dims: Sequence[int], data_type: int) -> int:
+    """Return the bytes of a ValueInfoProto body for a tensor of known dims."""
+    shape = sum(field_bytes(TAG + varint_bytes(dim)) for dim in dims)
+    tensor_type = TAG + varint_bytes(data_type) + field_bytes(shape)
+    return text_bytes(name) + field_bytes(field_bytes(tensor_type))
+
+
 def node_bytes(
     op_type: str,
     inputs: Sequence[str],

@@ -1,0 +1,189 @@
+"""A model's graphs and functions as scopes, and who consumes what in them.
+
+Owns the walk: a *scope* is a graph (main, or a body of If/Loop/Scan) or a model-local function, and
+names are resolved outwards as ONNX does. We work on the protobuf messages themselves, so that
+whatever we do not touch is written back byte for byte (docs/adr/0001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+Holder = Literal["initializer", "input", "node"]
+"""How a new constant stands in a model: as initializer, as one listed as input, as node."""
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Document:
+    """Hold a model and where it came from; `folder` is None for a model given in memory.
+
+    `label` is how messages and reports name it: as it was given. `has_data_files` tells whether
+    the source kept values in other files; long values of the model file itself are deferred too,
+    and look like external data in `proto`.
+    """
+
+    proto: ModelProto
+    path: Path | None
+    folder: Path | None
+    file_bytes: int
+    label: str = "model"
+    has_data_files: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scope:
+    """Hold one graph or function: `enclosing` are the messages around it, outermost first."""
+
+    path: str
+    proto: GraphProto | FunctionProto
+    parent: Scope | None
+    enclosing: tuple[ModelProto | GraphProto | FunctionProto | NodeProto | AttributeProto, ...]
+    opset: int
+
+    @property
+    def root(self) -> Scope:
+        """The main graph or the function that this scope lies in."""
+        return self if self.parent is None else self.parent.root
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the scope itself is a model-local function (which has no initializers)."""
+        return isinstance(self.proto, FunctionProto)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consumer:
+    """Name one place where a value goes in: input `index` of a node."""
+
+    op_type: str
+    domain: str
+    node: str
+    index: int
+
+
+def _opset(proto: ModelProto | FunctionProto) -> int | None:
+    versions = [o.version for o in proto.opset_import if o.domain in DEFAULT_DOMAINS]
+    return versions[-1] if versions else None
+
+
+def scopes(document: Document) -> list[Scope]:
+    """Return the main graph, the graphs inside it, and every function, in file order."""
+    proto = document.proto
+    main_opset = _opset(proto) or 0
+    main = Scope(path="main", proto=proto.graph, parent=None, enclosing=(proto,), opset=main_opset)
+    found = list(_nested(main))
+    for function in proto.functions:
+        identity = ":".join(
+            part for part in (function.domain, function.name, function.overload) if part
+        )
+        scope = Scope(
+            path=f"function {identity}",
+            proto=function,
+            parent=None,
+            enclosing=(proto,),
+            opset=_opset(function) or 0,
+        )
+        found += _nested(scope)
+    return found
+
+
+def _nested(scope: Scope) -> Iterator[Scope]:
+    yield scope
+    for index, node in enumerate(scope.proto.node):
+        for attribute in node.attribute:
+            graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+            for number, graph in enumerate(graphs):
+                label = attribute.name if len(graphs) == 1 else f"{attribute.name}[{number}]"
+                inner = Scope(
+                    path=f"{scope.path}/{node.op_type}({_identity(node, index)}).{label}",
+                    proto=graph,
+                    parent=scope,
+                    enclosing=(*scope.enclosing, scope.proto, node, attribute),
+                    opset=scope.opset,
+                )
+                yield from _nested(inner)
+
+
+def _identity(node: NodeProto, index: int) -> str:
+    """Return what tells a node from the others of its graph, wherever it stands."""
+    return next((name for name in node.output if name), f"#{index}")
+
+
+def common_scope(first: Scope, second: Scope) -> Scope:
+    """Return the innermost scope around two scopes of one root."""
+    around = {second.path}
+    while second.parent is not None:
+        second = second.parent
+        around.add(second.path)
+    while first.path not in around and first.parent is not None:
+        first = first.parent
+    return first
+
+
+def holder(document: Document, scope: Scope) -> Holder:
+    """Return how new constants for a scope must stand.
+
+    Functions have no initializers; before IR 4 an initializer had to be listed as a graph input.
+    """
+    if scope.root.is_function:
+        return "node"
+    return "input" if document.proto.ir_version < 4 else "initializer"
+
+
+def _defined(scope: Scope) -> set[str]:
+    """Return the names that a scope itself defines."""
+    proto = scope.proto
+    names = {name for node in proto.node for name in node.output}
+    if isinstance(proto, FunctionProto):
+        return names | set(proto.input)
+    names |= {value.name for value in proto.input}
+    names |= {tensor.name for tensor in proto.initializer}
+    return names | {tensor.values.name for tensor in proto.sparse_initializer}
+
+
+def consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consumer]]:
+    """Return the consumers of each (scope path, value name), captured uses included."""
+    defined = {id(scope): _defined(scope) for scope in all_scopes}
+    uses: dict[tuple[str, str], list[Consumer]] = {}
+    for scope in all_scopes:
+        for node in scope.proto.node:
+            for index, name in enumerate(node.input):
+                owner: Scope | None = scope
+                while owner is not None and name not in defined[id(owner)]:
+                    owner = owner.parent
+                if name and owner is not None:
+                    use = Consumer(
+                        op_type=node.op_type, domain=node.domain, node=node.name, index=index
+                    )
+                    uses.setdefault((owner.path, name), []).append(use)
+    return uses
+
+
+def initializers(document: Document) -> Iterator[TensorProto]:
+    """Yield the dense initializers of every graph."""
+    for scope in scopes(document):
+        if isinstance(scope.proto, GraphProto):
+            yield from scope.proto.initializer
+
+
+def taken_names(document: Document) -> set[str]:
+    """Return every value and node name of the model, in whatever scope."""
+    names: set[str] = set()
+    for scope in scopes(document):
+        proto = scope.proto
+        for node in proto.node:
+            names.update(node.input, node.output, (node.name,))
+        if isinstance(proto, FunctionProto):
+            names.update(proto.input, proto.output)
+        else:
+            names.update(tensor.name for tensor in proto.initializer)
+            names.update(tensor.values.name for tensor in proto.sparse_initializer)
+            values = (*proto.input, *proto.output, *proto.value_info)
+            names.update(value.name for value in values)
+    return names

@@ -1,0 +1,110 @@
+"""Put plain weights back in the place of encoded ones.
+
+Owns decoding a model: values bit for bit as a runtime computes them, and the removal of the nodes
+and constants that only decoding needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+
+from onnxq import tensors
+from onnxq.encode import decode
+from onnxq.forms import UINT8, UINT16
+from onnxq.graphs import Document, consumers, scopes
+from onnxq.layout import Store, add_input, remove_inputs
+from onnxq.recognise import Found
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def payloads(document: Document, found: Found) -> dict[str, Array]:
+    """Return the raw arrays of an encoded tensor by role; native planes stay packed bytes.
+
+    Raises:
+        InputError: a constant's bytes do not fit its dims.
+    """
+    read: dict[str, Array] = {}
+    for role, tensor in found.parts.items():
+        where = f"{document.label}: tensor {found.name!r}"
+        if tensor.data_type in (UINT8, UINT16) or tensor.data_type in tensors.FLOAT_TYPES:
+            read[role] = tensors.read(tensor, document.folder, where)
+        else:
+            read[role] = tensors.read_packed(tensor, document.folder, where)
+    return read
+
+
+def decoded(document: Document, found: Found) -> Array:
+    """Return the values of an encoded tensor in its shape and type."""
+    storage = found.storage
+    dtype = tensors.FLOAT_TYPES[storage.form.data_type]
+    return decode(payloads(document, storage), storage.form, dtype).reshape(found.shape)
+
+
+def replace_all(document: Document, found: Sequence[Found], store: Store) -> None:
+    """Put decoded weights in the place of every encoded tensor, the decode nodes removed.
+
+    Values go to `store` one tensor at a time. Functions get `Constant` nodes, graphs
+    initializers.
+    """
+    doomed = _consumed(document, {id(node) for item in found for node in item.nodes})
+    for item in found:
+        graph = item.scope.proto
+        values = decoded(document, item)
+        if isinstance(graph, FunctionProto):
+            tensor = tensors.make_tensor("", item.storage.form.data_type, item.shape)
+            tensor.raw_data = values.tobytes()
+            node = NodeProto(op_type="Constant", output=[item.name])
+            node.attribute.add(name="value", type=AttributeProto.TENSOR, t=tensor)
+            graph.node.insert(0, node)
+        else:
+            tensor = graph.initializer.add(name=item.name, data_type=item.storage.form.data_type)
+            tensor.dims.extend(item.shape)
+            store.put(tensor, values)
+            if document.proto.ir_version < 4 and item.scope.parent is None:
+                add_input(graph, tensor)
+    _remove_nodes(document, {id(node) for item in found for node in item.nodes})
+    _remove_unused(document, doomed)
+
+
+def _consumed(document: Document, nodes: set[int]) -> set[str]:
+    """Return the names that some nodes take in."""
+    return {
+        name
+        for scope in scopes(document)
+        for node in scope.proto.node
+        if id(node) in nodes
+        for name in node.input
+    }
+
+
+def _remove_nodes(document: Document, nodes: set[int]) -> None:
+    for scope in scopes(document):
+        container = scope.proto.node
+        for index in reversed(range(len(container))):
+            if id(container[index]) in nodes:
+                del container[index]
+
+
+def _remove_unused(document: Document, names: set[str]) -> None:
+    """Remove the constants among `names` that nothing consumes any more."""
+    all_scopes = scopes(document)
+    uses = consumers(all_scopes)
+    for scope in all_scopes:
+        graph = scope.proto
+        kept = {name for path, name in uses if path == scope.path}
+        kept |= {output if isinstance(output, str) else output.name for output in graph.output}
+        if isinstance(graph, GraphProto):
+            for index in reversed(range(len(graph.initializer))):
+                name = graph.initializer[index].name
+                if name in names and name not in kept:
+                    del graph.initializer[index]
+                    remove_inputs(graph, {name})
+        for index in reversed(range(len(graph.node))):
+            node = graph.node[index]
+            if node.op_type == "Constant" and node.output[0] in names - kept:
+                del graph.node[index]
