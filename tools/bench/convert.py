@@ -69,9 +69,8 @@ class Baselines:
 
 
 def model_files(model: Path) -> list[Path]:
-    """Return the model and its external data, which stand beside it as MODEL.data."""
-    data = model.with_name(f"{model.name}.data")
-    return [model, data] if data.exists() else [model]
+    """Return the model and its external data, which stand beside it as MODEL*.data."""
+    return [model, *sorted(model.parent.glob(f"{model.name}*.data"))]
 
 
 def convert_command(model: Path, out: Path, bits: int, options: Sequence[str]) -> list[str]:
