@@ -5,7 +5,7 @@
 Every repeat runs, one after the other, `cp` of the model, `np.sort` of its largest float32 tensor
 and one conversion per bit width, so a noisy machine disturbs all alike; the ratios are taken within
 a repeat. `cp` is timed without and with fsync, because convert ends with one. Conversions run with
---no-check: running the model is not conversion.
+--no-check: running the model is not conversion. The distortion is what convert's report says.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ class Measured:
     to_sort: list[float] = field(default_factory=list)
     peak_rss_bytes: list[float] = field(default_factory=list)
     output_bytes: int = 0
+    quality: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "output_bytes": self.output_bytes,
+            **self.quality,
             "seconds": record.spread(self.seconds),
             "peak_rss_bytes": record.spread(self.peak_rss_bytes),
             "ratio_to_cp": record.spread(self.to_cp),
@@ -76,7 +78,22 @@ def model_files(model: Path) -> list[Path]:
 def convert_command(model: Path, out: Path, bits: int, options: Sequence[str]) -> list[str]:
     """Return the command line that is measured."""
     command = [sys.executable, "-m", "onnxq", "convert", str(model), str(out)]
-    return [*command, "--bits", str(bits), "--no-check", "--force", "-q", *options]
+    command += ["--bits", str(bits), "--json", str(out.with_suffix(".json"))]
+    return [*command, "--no-check", "--force", "-q", *options]
+
+
+def quality(report: Path) -> dict[str, Any]:
+    """Return what convert's own report says of the encoded tensors' distortion."""
+    tensors = json.loads(report.read_text(encoding="utf-8"))["tensors"]
+    gaps = [tensor["gap"] for tensor in tensors if tensor["gap"] is not None]
+    return {
+        "tensors": len(tensors),
+        "tensors_with_known_optimum": len(gaps),
+        "worst_gap_to_optimum": max(gaps, default=None),
+        "worst_snr_db": min(
+            (t["snr_db"] for t in tensors if t["snr_db"] is not None), default=None
+        ),
+    }
 
 
 def time_copy(files: Sequence[Path], folder: Path) -> tuple[float, float]:
@@ -121,6 +138,7 @@ def measure(model: Path, widths: Sequence[int], repeats: int, options: list[str]
                 result.to_cp_fsync.append(done.seconds / cp_fsync)
                 result.to_sort.append(done.seconds / sort)
                 result.peak_rss_bytes.append(done.peak_rss_bytes)
+                result.quality = quality(out.with_suffix(".json"))
                 result.output_bytes = sum(file.stat().st_size for file in model_files(out))
                 print(f"{bits} bits: {done.seconds:.2f} s", file=sys.stderr)
     return {
