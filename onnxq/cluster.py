@@ -32,7 +32,7 @@ from onnxq.survey import Survey, distinct, sample, survey
 
 Init: TypeAlias = Literal["optimal", "bounded-pdf", "quantile", "uniform"]
 
-_EXACT = 1e-12
+_EXACT = 1e-10
 _CLOSE = 1e-7
 """Excess over the bound at which the search may stop: on distinct values, on histogram cells."""
 

@@ -8,21 +8,22 @@ by `layout`, so a predicted size is the written one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from onnxq.forms import Const, Expr, Op, Part, Value
+from onnxq.forms import ALIAS_NAME, Const, Expr, Op, Part, Value
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRecord:
-    """Hold one node to add; it has no node name."""
+    """Hold one node to add; only alias nodes have a node name."""
 
     op_type: str
     inputs: tuple[str, ...]
     output: str
     attributes: tuple[tuple[str, int | tuple[int, ...]], ...]
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,12 @@ class Emitter:
         emission = Emission()
         self._visit(expr, {}, emission, output)
         return emission
+
+    def emit_alias(self, expr: Op, output: str) -> Emission:
+        """Return the records of an alias node, which carries a name of its own."""
+        emission = self.emit(expr, output)
+        named = replace(emission.nodes[0], name=ALIAS_NAME + self._names.take())
+        return replace(emission, nodes=[named])
 
     def _visit(
         self, expr: Expr, own: dict[Expr, str], emission: Emission, output: str | None = None

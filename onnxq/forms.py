@@ -242,8 +242,12 @@ def _digits(bits: int, dims: tuple[int, ...], opset: int) -> Expr:
     return Op("Mod", (shifted, _scalar(1 << bits)), is_shared=True)
 
 
-def alias(storage: str, shape: Sequence[int], stored_shape: Sequence[int]) -> Expr:
-    """Return the tree of a tensor that equals a stored value, whatever the two shapes."""
+ALIAS_NAME = "onnxq_"
+"""How the names of alias nodes begin, which tells them from the Identity nodes of exporters."""
+
+
+def alias(storage: str, shape: Sequence[int], stored_shape: Sequence[int]) -> Op:
+    """Return the node of a tensor that equals a stored value, whatever the two shapes."""
     if tuple(shape) == tuple(stored_shape):
         return Op("Identity", (Value(storage),))
     return _reshape(Value(storage), tuple(shape))

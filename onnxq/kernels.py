@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-WORTHWHILE = 1 << 15
+WORTHWHILE = 50_000
 """Elements from which importing the compiler is cheaper than interpreting a kernel."""
 
 CELL_BITS = 19

@@ -109,7 +109,7 @@ class Assembler:
             if stands_here:
                 return found
         name, shape = self._stored[planned.same_as or planned.key]
-        emission = emitter.emit(alias(name, planned.shape, shape), planned.name)
+        emission = emitter.emit_alias(alias(name, planned.shape, shape), planned.name)
         return found + self._split(emission, own_scope)
 
     def _split(self, emission: Emission, scope: Scope) -> list[Addition]:
@@ -251,6 +251,8 @@ def _constant_node(record: ConstantRecord, payloads: Mapping[str, Array]) -> Nod
 
 def _node(record: NodeRecord) -> NodeProto:
     node = NodeProto(op_type=record.op_type, input=record.inputs, output=[record.output])
+    if record.name:
+        node.name = record.name
     for name, value in record.attributes:
         if isinstance(value, int):
             node.attribute.add(name=name, type=AttributeProto.INT, i=value)

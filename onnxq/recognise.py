@@ -16,6 +16,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxq import tensors
 from onnxq.forms import (
+    ALIAS_NAME,
     Const,
     Expr,
     Form,
@@ -177,18 +178,15 @@ def _same_constant(
 
 
 def _aliases(sight: Sight, found: list[Found]) -> Iterator[Found]:
-    """Yield the equal tensors of a scope: unnamed nodes among those in front that copy a value."""
+    """Yield the equal tensors of a scope: the nodes with our name that copy a decoded value."""
     storages = {(item.scope.path, item.name): item for item in found}
-    ours = {id(node) for item in found for node in item.nodes}
     for node in sight.scope.proto.node:
-        if node.op_type == "Constant" or id(node) in ours:
+        if not node.name.startswith(ALIAS_NAME) or node.op_type not in ("Identity", "Reshape"):
             continue
         lead = _visible(sight.scope, node.input[0], storages) if node.input else None
-        if node.name or lead is None or node.op_type not in ("Identity", "Reshape"):
-            return
-        shape = reshaped(sight, node) if node.op_type == "Reshape" else lead.shape
-        if shape is None:
-            return
+        shape = lead.shape if lead and node.op_type == "Identity" else reshaped(sight, node)
+        if lead is None or shape is None:
+            continue
         yield Found(
             name=node.output[0],
             scope=sight.scope,
