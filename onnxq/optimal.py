@@ -99,16 +99,17 @@ class _Solver:
         """Return the cheapest cut at a penalty, with the bound that it proves for k runs."""
         self._kernel(self._runs, penalty, self._best, self._parent, self._queue)
         at = self.points.positions.size
-        total = float(self._best[at])
         trail = [at]
         while at:
             at = int(self._parent[at])
             trail.append(at)
         edges = np.array(trail[::-1], dtype=np.intp)
+        cost = self.points.cost(edges)
         return Cut(
             edges=edges,
-            cost=self.points.cost(edges),
-            bound=total - penalty * k,
+            cost=cost,
+            # L(p) - p * k, without taking the difference of two numbers that p may dwarf.
+            bound=cost + penalty * (edges.size - 1 - k),
             penalty=penalty,
             steps=steps,
         )
