@@ -40,11 +40,14 @@ INTEGER_TYPES: dict[int, np.dtype[Any]] = {
 _BITS = {
     **dict.fromkeys(("UINT2", "INT2"), 2),
     **dict.fromkeys(("UINT4", "INT4", "FLOAT4E2M1"), 4),
+    **dict.fromkeys(("FLOAT6E2M3", "FLOAT6E3M2"), 6),
     **dict.fromkeys(("FLOAT16", "BFLOAT16", "UINT16", "INT16"), 16),
     **dict.fromkeys(("FLOAT", "INT32", "UINT32"), 32),
     **dict.fromkeys(("DOUBLE", "INT64", "UINT64", "COMPLEX64"), 64),
     "COMPLEX128": 128,
 }
+_MAX_DIGITS = 100
+"""Digits of an offset or length in a file; int() refuses thousands of them."""
 _QUANTIZED_PREFIXES = ("FLOAT8", "FLOAT4", "FLOAT6E", "INT4", "UINT4", "INT2", "UINT2")
 
 
@@ -119,8 +122,8 @@ def external_entries(tensor: TensorProto, where: str) -> tuple[str, int, int | N
         text = entries.get(key)
         if text is None:
             continue
-        if not text.strip().isdecimal():
-            raise InputError(f"{where}: found external {key} {text!r}, expected a number >= 0")
+        if not text.strip().isdecimal() or len(text) > _MAX_DIGITS:
+            raise InputError(f"{where}: found external {key} {text[:80]!r}, expected a number >= 0")
         numbers[key] = int(text)
     return entries["location"], numbers["offset"] or 0, numbers["length"]
 
@@ -146,7 +149,7 @@ def external_path(location: str, folder: Path | None, where: str) -> Path:
             f"{where}: external data location {location!r} leaves the model's folder {root}; "
             "refused for safety, move the data file beside the model"
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # which, unlike Path.is_file, is False for a name too long
         raise InputError(f"{where}: external data file {str(path)!r} is missing")
     return path
 
@@ -178,7 +181,10 @@ def read(tensor: TensorProto, folder: Path | None, where: str) -> Array:
         flat = _read_typed(tensor, dtype)
         if flat.size != elements:
             raise InputError(_size_message(where, tensor, flat.nbytes, needed))
-    return flat.reshape(tuple(tensor.dims))
+    try:
+        return flat.reshape(tuple(tensor.dims))
+    except ValueError as err:  # over 64 dims, or huge ones around a 0
+        raise InputError(f"{where}: numpy cannot hold {len(tensor.dims)} such dims: {err}") from err
 
 
 def read_packed(tensor: TensorProto, folder: Path | None, where: str) -> Array:
