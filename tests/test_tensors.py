@@ -188,7 +188,7 @@ def test_packed_bytes_are_read_as_they_stand(tmp_path: Path, data_type: int, siz
     for made in (inline, external):
         assert tensors.read_packed(made, tmp_path, "w").tobytes() == data
         made.dims[:] = [9]
-        with pytest.raises(InputError, match="damaged|truncated"):
+        with pytest.raises(InputError, match=r"damaged|truncated"):
             tensors.read_packed(made, tmp_path, "w")
 
 

@@ -104,5 +104,3 @@ def test_constant_node(output: str, raw: int) -> None:
     held = tensor("", [raw], TensorProto.UINT8, raw)
     made = helper.make_node("Constant", [], [output], value=held)
     assert wire.constant_node_bytes(held.ByteSize(), output) == made.ByteSize()
-
-
