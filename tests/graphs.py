@@ -280,6 +280,23 @@ def equal_tensors(fill: Fill = normal) -> ModelProto:
     return model(graph(nodes, [value("x", 2, 64)], [value("y", 4, 128)], held))
 
 
+def weight_aliases(fill: Fill = normal) -> ModelProto:
+    """Weights that go through an Identity or a Reshape of the model's own first."""
+    held = tensors(a=fill((64, 64), 1), b=fill((64 * 64,), 2), c=fill((32, 128), 3))
+    nodes = [
+        node("Identity", "a", "a1", name="alias"),
+        node("MatMul", "x,a1", "h"),
+        node("Constant", "", "shape", value_ints=[64, 64]),
+        node("Reshape", "b,shape", "b1"),
+        node("MatMul", "h,b1", "h2"),
+        node("Reshape", "c,shape", "c1", name="reshaped"),
+        node("MatMul", "h2,c1", "h3"),
+        node("Identity", "a", "a2"),
+        node("MatMul", "h3,a2", "y"),
+    ]
+    return model(graph(nodes, [value("x", 2, 64)], [value("y", 2, 64)], held))
+
+
 def initializer_is_output(fill: Fill = normal) -> ModelProto:
     nodes = [node("MatMul", "x,w", "y")]
     outputs = [value("y", 2, 64), value("w", 64, 64)]
@@ -734,6 +751,7 @@ CASES = (
     _case(constants, "w v", {"one": "scalar"}),
     _case(tied, "w"),
     _case(equal_tensors, "first second third"),
+    _case(weight_aliases, "a b c"),
     _case(initializer_is_output, "w"),
     _case(no_nodes, "w"),
     _case(unused, "w"),
