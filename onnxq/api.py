@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack, overload
 
 import onnx
 
@@ -21,8 +21,8 @@ from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import load_feeds
 from onnxq.graphs import Document
-from onnxq.options import ConvertOptions, make_options
-from onnxq.plan import Plan, make_plan, match_plan
+from onnxq.options import ConvertOptions, OptionValues, make_options
+from onnxq.plan import Plan, match_plan
 from onnxq.recognise import Found
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport, judge
 
@@ -32,6 +32,32 @@ CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
 
 
+@overload
+def convert(
+    source: ModelLike,
+    output: None = None,
+    *,
+    check: int | None = None,
+    force: bool = False,
+    requantize: bool = False,
+    plan: str | os.PathLike[str] | Plan | None = None,
+    save_plan: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[OptionValues],
+) -> tuple[Report, Any]: ...
+@overload
+def convert(
+    source: ModelLike,
+    output: str | os.PathLike[str],
+    *,
+    check: int | None = None,
+    force: bool = False,
+    requantize: bool = False,
+    plan: str | os.PathLike[str] | Plan | None = None,
+    save_plan: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **options: Unpack[OptionValues],
+) -> Report: ...
 def convert(
     source: ModelLike,
     output: str | os.PathLike[str] | None = None,
@@ -42,8 +68,8 @@ def convert(
     plan: str | os.PathLike[str] | Plan | None = None,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Any,
-) -> Any:
+    **options: Unpack[OptionValues],
+) -> Report | tuple[Report, Any]:
     """Replace float weights by codebooks and packed indices.
 
     Args:
@@ -76,7 +102,7 @@ def convert(
     found = recognise.find(document)
     if found:
         _decode_first(document, found, requantize)
-    decided = _plan(document, chosen, plan)
+    decided = _plan(document, chosen, plan, progress)
     if save_plan is not None:
         files.write_bytes(Path(save_plan), decided.dumps().encode())
     job = conversion.Job(
@@ -103,11 +129,14 @@ def _decode_first(document: Document, found: list[Found], requantize: bool) -> N
 
 
 def _plan(
-    document: Document, options: ConvertOptions, plan: str | os.PathLike[str] | Plan | None
+    document: Document,
+    options: ConvertOptions,
+    plan: str | os.PathLike[str] | Plan | None,
+    progress: Progress | None,
 ) -> Plan:
     weights = model.weights(document)
     if plan is None:
-        return make_plan(document, weights, options, conversion.workers(options))
+        return conversion.plan(document, weights, options, progress)
     if not isinstance(plan, Plan):
         plan = _load_plan(Path(plan))
     return match_plan(plan, weights, document.label)
@@ -163,7 +192,7 @@ def _report(
     )
 
 
-def inspect(source: ModelLike, **options: Any) -> InspectReport:
+def inspect(source: ModelLike, **options: Unpack[OptionValues]) -> InspectReport:
     """Return what a model holds and what `convert` would do with it under the same options.
 
     Raises:
@@ -177,9 +206,17 @@ def inspect(source: ModelLike, **options: Any) -> InspectReport:
     return conversion.inspect_plain(document, chosen, size)
 
 
+@overload
+def restore(
+    source: ModelLike, output: None = None, *, force: bool = False
+) -> tuple[RestoreReport, Any]: ...
+@overload
+def restore(
+    source: ModelLike, output: str | os.PathLike[str], *, force: bool = False
+) -> RestoreReport: ...
 def restore(
     source: ModelLike, output: str | os.PathLike[str] | None = None, *, force: bool = False
-) -> Any:
+) -> RestoreReport | tuple[RestoreReport, Any]:
     """Put the decoded weights back in place of every encoded tensor.
 
     Returns:
@@ -231,7 +268,7 @@ def validate(
     """
     started = time.monotonic()
     first, second = _open(reference), _open(candidate)
-    feeds = None if inputs is None else [load_feeds(inputs)]
+    feeds = None if inputs is None else [load_feeds(inputs, _input_names(first))]
     check = checks.compare(_runnable(first), _runnable(second), samples=samples, feeds=feeds)
     failures = judge(check, min_snr)
     return ValidateReport(
@@ -244,6 +281,10 @@ def validate(
         versions=summary.versions(),
         seconds=time.monotonic() - started,
     )
+
+
+def _input_names(document: Document) -> set[str]:
+    return {value.name for value in document.proto.graph.input}
 
 
 def _runnable(document: Document) -> Path | bytes:

@@ -1,8 +1,9 @@
 """The `onnxq` command: arguments in, exit code out.
 
 Owns printing and the exit code, nothing else; each command is a call of `api`. stdout carries only
-what was asked for (`--json -`); the report, the progress bar and errors go to stderr. Whatever is
-heavy to import is imported inside a command, so that `--help` and completion stay fast.
+what was asked for: `--json -`, or the findings of `inspect` and `validate`, which make nothing
+else; all other text goes to stderr. Whatever is heavy to import is imported inside a command, so
+that `--help` and completion stay fast.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def inspect(
         options = o.given(ctx, values)
         from onnxq import api
 
-        delivery.deliver(api.inspect(model, **options))
+        delivery.deliver(api.inspect(model, **options), is_product=True)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\nonnxq restore small.onnx plain.onnx")
@@ -223,7 +224,7 @@ def validate(
         from onnxq import api
 
         report = api.validate(reference, candidate, inputs=inputs, min_snr=min_snr, samples=samples)
-        delivery.deliver(report)
+        delivery.deliver(report, is_product=True)
         if not report.passed and quiet:
             raise ValidationError("; ".join(report.failures))
         if not report.passed:  # the text has named what failed
@@ -261,8 +262,8 @@ class _Delivery:
         with terminal.progress(terminal.make_console(), is_shown=is_shown) as tell:
             yield tell
 
-    def deliver(self, report: AnyReport) -> None:
-        """Write the JSON, then the text."""
+    def deliver(self, report: AnyReport, *, is_product: bool = False) -> None:
+        """Write the JSON, then the text: to stdout where it is all that the command makes."""
         from onnxq import render, terminal, textfile
         from onnxq import report as reports
 
@@ -272,7 +273,9 @@ class _Delivery:
             textfile.save(self.json, reports.dumps(report), force=self.force)
         if not self.quiet:
             with suppress(OSError):  # nobody can be told that stderr cannot be written
-                render.render(report, terminal.make_console(), verbose=self.verbose)
+                to_stdout = is_product and self.json != STDOUT
+                console = terminal.make_console(to_stdout=to_stdout)
+                render.render(report, console, verbose=self.verbose)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from onnxq.plan import Plan, TensorPlan, form_of, make_plan
 from onnxq.rate import load_bytes, nominal_emission, own_cost
 from onnxq.recognise import Found
 from onnxq.report import FileSize, InspectReport
-from onnxq.selection import skip
+from onnxq.selection import reason_to_keep, skip
 
 WHOLE_TENSOR_BYTES = 64 << 20
 """A tensor of this size is encoded alone, by all workers together."""
@@ -100,6 +100,48 @@ def workers(options: ConvertOptions) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class _Meter:
+    """Tell a caller how far a stage is, tensor by tensor."""
+
+    def __init__(self, stage: str, sizes: Sequence[int], progress: Progress | None) -> None:
+        self._stage, self._progress = stage, progress
+        self._total, self._total_bytes = len(sizes), sum(sizes)
+        self._done = self._done_bytes = 0
+
+    def step(self, tensor: str, size: int) -> None:
+        """Count a tensor as done."""
+        self._done += 1
+        self._done_bytes += size
+        if self._progress is not None:
+            event = ProgressEvent(
+                stage=self._stage,
+                tensor=tensor,
+                done_tensors=self._done,
+                total_tensors=self._total,
+                done_bytes=self._done_bytes,
+                total_bytes=self._total_bytes,
+            )
+            self._progress(event)
+
+
+def plan(
+    document: Document,
+    weights: Sequence[Weight],
+    options: ConvertOptions,
+    progress: Progress | None,
+) -> Plan:
+    """Return the plan of a model, telling a caller which tensor is looked at."""
+    sizes = [weight.data_bytes for weight in weights if reason_to_keep(weight, options) is None]
+    meter = _Meter("planning", sizes, progress)
+    return make_plan(
+        document,
+        weights,
+        options,
+        workers(options),
+        lambda weight: meter.step(weight.name, weight.data_bytes),
+    )
 
 
 def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
@@ -228,22 +270,11 @@ def _encode_all(
     results = ordered_map(
         work, leads, jobs=jobs, cost=lambda p: p.original_bytes, budget=INFLIGHT_BYTES
     )
-    done_bytes, total_bytes = 0, sum(p.original_bytes for p in bench.plan.tensors)
-    for number, planned in enumerate(bench.plan.tensors, 1):
+    meter = _Meter("encoding", [p.original_bytes for p in bench.plan.tensors], progress)
+    for planned in bench.plan.tensors:
         encoded = next(results) if planned.same_as is None else None
         inserter.insert(planned, encoded)
-        done_bytes += planned.original_bytes
-        if progress is not None:
-            progress(
-                ProgressEvent(
-                    stage="encoding",
-                    tensor=planned.name,
-                    done_tensors=number,
-                    total_tensors=len(bench.plan.tensors),
-                    done_bytes=done_bytes,
-                    total_bytes=total_bytes,
-                )
-            )
+        meter.step(planned.name, planned.original_bytes)
         if encoded is not None:
             yield planned.key, encoded.without_payloads()
 

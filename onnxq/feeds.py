@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,34 @@ from onnxq.errors import InputError
 Feeds = dict[str, Any]
 
 
-def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any]) -> Feeds:
+LABELS = ("label", "target")
+"""Arrays of a data file that are no inputs, unless the model has inputs of these names."""
+
+
+def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any], names: Collection[str]) -> Feeds:
     """Return inputs by name, from an `.npz` file or a mapping of arrays.
+
+    Args:
+        inputs: the file or the arrays; `label` and `target` are passed over.
+        names: the inputs of the model.
 
     Raises:
         InputError: the file is missing or no `.npz`, or holds pickled objects.
     """
     if isinstance(inputs, Mapping):
-        return {str(name): np.asarray(values) for name, values in inputs.items()}
+        found = {str(name): np.asarray(values) for name, values in inputs.items()}
+        return _without_labels(found, names)
     path = Path(inputs)
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: is no .npz file, expected arrays keyed by input name")
-            return {name: archive[name] for name in archive.files}
+            return _without_labels({name: archive[name] for name in archive.files}, names)
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
     except (ValueError, zipfile.BadZipFile, EOFError) as err:
         raise InputError(f"{path}: is no .npz file of plain arrays: {err}") from err
+
+
+def _without_labels(found: Feeds, names: Collection[str]) -> Feeds:
+    return {name: found[name] for name in found if name in names or name not in LABELS}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from onnxq.errors import OptionError
 
@@ -90,6 +90,32 @@ class ConvertOptions:
         record = dataclasses.asdict(self)
         record["tensor_bits"] = [list(pair) for pair in self.tensor_bits]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in record.items()}
+
+
+class OptionValues(TypedDict, total=False):
+    """Name the options of `onnxq.convert` and `onnxq.inspect` for type checkers and editors."""
+
+    bits: int
+    init: Init
+    pdf_factor: float
+    max_iterations: int
+    preset: Preset | None
+    layout: LayoutName
+    codebook_dtype: CodebookDtype
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    op_types: str | Sequence[str]
+    tensor_bits: Mapping[str, int] | Sequence[tuple[str, int]]
+    min_elements: int
+    min_elements_per_centroid: float
+    quantize_bias: bool
+    quantize_norm: bool
+    quantize_variance: bool
+    only_smaller: bool
+    fewer_bits: bool
+    share_equal: bool
+    external_data: ExternalData
+    jobs: int
 
 
 def make_options(given: Mapping[str, Any]) -> ConvertOptions:

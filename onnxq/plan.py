@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +109,20 @@ class Plan:
 
 
 def make_plan(
-    document: Document, weights: Sequence[Weight], options: ConvertOptions, jobs: int
+    document: Document,
+    weights: Sequence[Weight],
+    options: ConvertOptions,
+    jobs: int,
+    seen: Callable[[Weight], None] | None = None,
 ) -> Plan:
     """Return the plan of a model under options. Reads every candidate once.
+
+    Args:
+        document: the model.
+        weights: every tensor that it holds.
+        options: what the caller wants.
+        jobs: threads, which never change the plan.
+        seen: called with each candidate when it has been read.
 
     Raises:
         OptionError: a pattern of the options matches nothing.
@@ -128,8 +139,10 @@ def make_plan(
             skips[id(weight)] = skip(weight, *kept)
     choices: list[Choice] = []
     all_facts = gather_facts(document, candidates, options, jobs)
-    for weight, seen in zip(candidates, all_facts, strict=True):
-        chosen = choose(document, weight, seen, options)
+    for weight, facts in zip(candidates, all_facts, strict=True):
+        if seen is not None:
+            seen(weight)
+        chosen = choose(document, weight, facts, options)
         if isinstance(chosen, Skip):
             skips[id(weight)] = chosen
         else:

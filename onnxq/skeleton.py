@@ -16,6 +16,8 @@ from onnx import TensorProto
 DEFER_BYTES = 1 << 16
 """Values of at least this many bytes stay in the file."""
 
+_MAX_DEPTH = 100
+"""Messages in messages that protobuf reads; more are left to the parser to refuse."""
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _CHILDREN: Mapping[str, Mapping[int, str]] = {
@@ -39,15 +41,18 @@ def read_skeleton(path: Path) -> bytes:
     """Return the bytes of a model whose long values refer to the file they stand in.
 
     Raises:
-        NotReadableError: the file is damaged, or uses a wire type that ONNX does not.
+        NotReadableError: the file is damaged, nested too deeply, or uses a wire type that ONNX
+            does not.
         OSError: it cannot be read.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _slim(data, 0, len(data), "model", path.name)
 
 
-def _slim(data: mmap.mmap, start: int, end: int, kind: str, location: str) -> bytes:
+def _slim(data: mmap.mmap, start: int, end: int, kind: str, location: str, depth: int = 0) -> bytes:
     """Return the message in data[start:end] with its long values deferred."""
+    if depth > _MAX_DEPTH:
+        raise NotReadableError(f"more than {_MAX_DEPTH} messages in each other at byte {start}")
     fields = list(_fields(data, start, end))
     numbers = {number for number, _, _, _ in fields}
     may_defer = kind == "tensor" and not numbers & {_EXTERNAL_DATA, _DATA_LOCATION}
@@ -58,7 +63,7 @@ def _slim(data: mmap.mmap, start: int, end: int, kind: str, location: str) -> by
         if is_long and may_defer and number == _RAW_DATA:
             pieces.append(_reference(location, value, stop - value))
         elif is_long and child is not None:
-            body = _slim(data, value, stop, child, location)
+            body = _slim(data, value, stop, child, location, depth + 1)
             pieces += (_varint(number << 3 | _LENGTH), _varint(len(body)), body)
         else:
             pieces.append(data[begin:stop])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -45,18 +45,18 @@ class Event(Protocol):
         """Bytes of all tensors of this stage."""
 
 
-class _StderrConsole(Console):
-    """Go quiet where rich would end the process: when nobody reads stderr any more."""
+class _PatientConsole(Console):
+    """Go quiet where rich would end the process: when nobody reads the stream any more."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        if sys.stderr is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        with suppress(OSError, ValueError):  # a stream without a file needs no end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-def make_console() -> Console:
-    """Return a console on stderr, plain where that is no terminal."""
-    return _StderrConsole(stderr=True, highlight=False, markup=False, emoji=False)
+def make_console(*, to_stdout: bool = False) -> Console:
+    """Return a console on stderr or stdout, plain where that is no terminal."""
+    return _PatientConsole(stderr=not to_stdout, highlight=False, markup=False, emoji=False)
 
 
 def is_watched() -> bool:
