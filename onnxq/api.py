@@ -178,7 +178,7 @@ def _report(
         input=FileSize(path=_name(job.document), file_bytes=job.input_bytes),
         output=FileSize(path=output, file_bytes=outcome.output_bytes),
         predicted_bytes=outcome.predicted_bytes,
-        ce2_bytes=summary.published_bytes(rows, outcome.kept),
+        ce2_bytes=summary.published_bytes(outcome.plan, outcome.encoded, outcome.kept),
         bits_per_weight=8 * stored / elements if elements else None,
         ledger=ledger,
         tensors=rows,

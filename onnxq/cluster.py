@@ -163,7 +163,7 @@ def _place(seen: Survey, k: int, options: ClusterOptions) -> _Placed:
     assert points is not None
     if options.init == "optimal":
         cut = solve(points, k, _EXACT if seen.is_exact else _CLOSE)
-        return _Placed(points.means(cut.edges), cut.steps, cut.bound * points.scale**2)
+        return _Placed(points.means(cut.edges), cut.steps, cut.bound * points.scale * points.scale)
     first = start(points, k, options.init, options.pdf_factor)
     centroids, rounds = lloyd(points, first, options.max_iterations)
     return _Placed(centroids, rounds, None)
@@ -223,6 +223,7 @@ def _finish(values: Array, book: NDArray[np.float64], placed: _Placed, jobs: int
     gap = None
     if placed.bound is not None and (placed.bound > 0 or error == 0):
         gap = max(error / placed.bound - 1.0, 0.0) if error else 0.0
+        gap = gap if math.isfinite(gap) else None  # squares beyond float64 prove nothing
     return Clustering(
         centroids=centroids,
         indices=indices,

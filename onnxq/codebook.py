@@ -149,6 +149,8 @@ def thresholds(centroids: Array, dtype: np.dtype[Any]) -> Array:
     low, high = book[:-1], book[1:]
     with np.errstate(invalid="ignore", over="ignore"):
         limits = _exact32(low, high) if dtype == np.float32 else low / 2 + high / 2
+        # The midpoint of neighbours may round onto the upper one, which is its own nearest.
+        limits = np.where(low < high, np.minimum(limits, np.nextafter(high, -np.inf)), limits)
     # Nothing finite is nearer to an infinite centroid, and +inf is nearest to +inf.
     limits[high == np.inf] = np.finfo(dtype).max
     limits[low == -np.inf] = -np.inf

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from onnxq import files, graphs, layout, model, revert, summary, tensors
+from onnxq import cluster, files, graphs, layout, model, revert, summary, tensors
 from onnxq.checks import Check
 from onnxq.encode import Encoded, encode
 from onnxq.graphs import Document
@@ -133,8 +133,9 @@ def plan(
     progress: Progress | None,
 ) -> Plan:
     """Return the plan of a model, telling a caller which tensor is looked at."""
-    sizes = [weight.data_bytes for weight in weights if reason_to_keep(weight, options) is None]
-    meter = _Meter("planning", sizes, progress)
+    candidates = [weight for weight in weights if reason_to_keep(weight, options) is None]
+    cluster.prepare(sum(weight.elements for weight in candidates))
+    meter = _Meter("planning", [weight.data_bytes for weight in candidates], progress)
     return make_plan(
         document,
         weights,

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxq import bitpack, codebook
 from onnxq.cluster import Clustering, ClusterOptions, fit
-from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, is_plain, tile_rows
+from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, canonical, is_plain, tile_rows
 from onnxq.options import Init
 from onnxq.plan import TensorPlan
 
@@ -64,7 +64,7 @@ def encode(values: Array, planned: TensorPlan, form: Form, *, jobs: int = 1) -> 
     stored = found.centroids
     if form.codebook_type == FLOAT16 and form.codebook_type != form.data_type:
         found, stored = _halved(values, found, jobs)
-    used = replace(form, centroids=stored.size)
+    used = _used_form(form, stored.size)
     book = np.zeros(used.codebook_length, stored.dtype)
     book[: stored.size] = stored
     payloads = {"codebook": book, **planes(found.indices, used)}
@@ -74,7 +74,7 @@ def encode(values: Array, planned: TensorPlan, form: Form, *, jobs: int = 1) -> 
         payloads=payloads,
         payload_bytes={role: values.nbytes for role, values in payloads.items()},
         distortion=found.distortion,
-        snr_db=None if found.is_lossless else snr_db(values, found.distortion),
+        snr_db=None if found.is_lossless else snr_db(values, found),
         gap=found.gap,
         is_lossless=found.is_lossless,
     )
@@ -99,12 +99,25 @@ def _halved(values: Array, found: Clustering, jobs: int) -> tuple[Clustering, Ar
     return rounded, half
 
 
-def snr_db(values: Array, distortion: float) -> float | None:
+def _used_form(form: Form, centroids: int) -> Form:
+    """Return the form with the centroids really used; unpacked indices take the name that fits."""
+    layout, bit_width = form.layout, form.bit_width
+    if is_plain(layout, bit_width):
+        layout, bit_width = canonical(layout, bit_width, centroids, form.opset)
+    return replace(form, layout=layout, bit_width=bit_width, centroids=centroids)
+
+
+def snr_db(values: Array, found: Clustering) -> float | None:
     """Return 10 log10(signal power / distortion) in dB over finite values; None if exact."""
+    power, distortion = codebook.signal_power(values), found.distortion
+    if not math.isfinite(power * distortion):
+        scale = values.dtype.type(2.0 ** np.frexp(np.nanmax(np.abs(found.centroids)))[1] / 4)
+        values, book = values / scale, found.centroids / scale
+        power = codebook.signal_power(values)
+        distortion = codebook.distortion(values, found.indices, book)
     if distortion == 0:
         return None
-    power = codebook.signal_power(values)
-    return 10 * math.log10(power / distortion) if power > 0 else -math.inf
+    return 10 * math.log10(power / distortion)
 
 
 def planes(indices: Array, form: Form, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:

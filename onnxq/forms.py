@@ -132,8 +132,7 @@ def tile_rows(form: Form, limit: int = MAX_NODE_BYTES) -> list[int]:
 
     One tile means no tiling. A single row larger than the limit cannot be split further.
     """
-    group = 1 if is_plain(form.layout, form.bit_width) else PACKINGS[form.bit_width].group
-    per_weight = max(ITEM_BITS[form.data_type] / 8, 4 / group)
+    per_weight = max(ITEM_BITS[form.data_type] / 8, 4 / _group(form))
     rows = form.shape[0] if form.shape else 1
     row_elements = form.elements // rows
     fit = max(1, int(limit / per_weight) // max(1, row_elements))
@@ -146,8 +145,14 @@ def largest_node_bytes(form: Form, limit: int = MAX_NODE_BYTES) -> int:
     rows = tile_rows(form, limit)
     if len(rows) > 1:
         return form.elements * item
-    group = 1 if is_plain(form.layout, form.bit_width) else PACKINGS[form.bit_width].group
-    return form.elements * max(item, -(-4 // group))
+    return form.elements * max(item, -(-4 // _group(form)))
+
+
+def _group(form: Form) -> int:
+    """Return how many weights one int32 word stands for while a tensor is decoded."""
+    if form.layout == "native" or is_plain(form.layout, form.bit_width):
+        return 1
+    return PACKINGS[form.bit_width].group
 
 
 def expression(form: Form, limit: int = MAX_NODE_BYTES) -> Expr:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from onnxq import wire
 from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
@@ -179,7 +180,7 @@ def load_bytes(form: Form) -> int:
             stack.append((expr, True))
             stack.extend((item, False) for item in expr.inputs)
             continue
-        dims = _dims(expr, sizes, form)
+        dims = _dims(expr, sizes)
         sizes[expr] = dims
         if isinstance(expr, Op):
             is_float = expr.op_type not in ("Add", "Range", "Div", "Mod") and _is_float(expr)
@@ -199,7 +200,7 @@ def _is_float(expr: Expr) -> bool:
     return isinstance(expr, Part) and expr.role == "codebook"
 
 
-def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]], form: Form) -> tuple[int, ...]:
+def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]]) -> tuple[int, ...]:
     """Return the dims of a node's output from those of its inputs."""
     if isinstance(expr, Value):
         return ()
@@ -208,11 +209,20 @@ def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]], form: Form) -> tuple[i
     inputs = [known.get(item, ()) for item in expr.inputs]
     if expr.op_type == "Gather":
         return (*inputs[1], *inputs[0][1:])
-    if expr.op_type in ("Reshape", "Slice"):
-        return (math.prod(inputs[0]),)
+    if expr.op_type == "Reshape":
+        shape = _fixed(expr.inputs[1])
+        rest = -math.prod(shape)  # the product of the others where one is -1
+        return tuple(math.prod(inputs[0]) // rest if dim < 0 else dim for dim in shape)
+    if expr.op_type == "Slice":
+        ends = dict(expr.attributes).get("ends") or _fixed(expr.inputs[2])
+        return ends if isinstance(ends, tuple) else ()
     if expr.op_type == "Concat":
-        return form.shape
+        return (sum(dims[0] for dims in inputs), *inputs[0][1:])
     if expr.op_type == "Range":
-        limit = expr.inputs[1]
-        return (limit.values[0],) if isinstance(limit, Const) else ()
-    return max(inputs, key=math.prod)
+        return _fixed(expr.inputs[1])
+    columns = zip_longest(*(reversed(dims) for dims in inputs), fillvalue=1)
+    return tuple(reversed([max(column) for column in columns]))
+
+
+def _fixed(expr: Expr) -> tuple[int, ...]:
+    return expr.values if isinstance(expr, Const) else ()

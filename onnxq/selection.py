@@ -78,6 +78,8 @@ def reason_by_kind(weight: Weight) -> tuple[str, str] | None:
         return "graph-input", "it is also a graph input, which a caller may override"
     if weight.scope.opset < (9 if weight.scope.root.is_function else 7):
         return "opset", f"its graph imports version {weight.scope.opset} of the operators"
+    if weight.dtype == "bfloat16" and weight.scope.opset < 13:
+        return "opset", "operators take bfloat16 from version 13 on"
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 
 import numpy as np
@@ -56,13 +57,13 @@ def _tensor_row(planned: TensorPlan, lead: Encoded) -> TensorRow:
         shape=planned.shape,
         dtype=planned.dtype,
         elements=planned.elements,
-        bit_width=planned.bit_width,
+        bit_width=lead.form.bit_width,
         centroids=lead.form.centroids,
         index_bytes=0 if is_shared else index_bytes,
         codebook_bytes=0 if is_shared else codebook_bytes,
         snr_db=lead.snr_db,
         scheme=lead.scheme,
-        layout=planned.layout,
+        layout=lead.form.layout,
         gap=lead.gap,
         is_lossless=lead.is_lossless,
         original_bytes=planned.original_bytes,
@@ -120,10 +121,13 @@ def _is_external(weight: Weight) -> bool:
     return weight.tensor is not None and tensors.is_external(weight.tensor)
 
 
-def published_bytes(rows: Sequence[TensorRow], kept: Sequence[Weight]) -> int:
-    """Return the CE2 bytes of a conversion (spec: size accounting)."""
-    encoded = [(row.bit_width, row.elements, row.centroids) for row in rows if row.same_as is None]
-    return ce2_bytes(encoded, sum(w.data_bytes for w in kept if w.kind != "attribute"))
+def published_bytes(
+    plan: Plan, encoded: Mapping[tuple[str, str], Encoded], kept: Sequence[Weight]
+) -> int:
+    """Return the CE2 bytes of a conversion at the planned widths (spec: size accounting)."""
+    own = [planned for planned in plan.tensors if planned.same_as is None]
+    counted = [(p.bit_width, p.elements, encoded[p.key].form.centroids) for p in own]
+    return ce2_bytes(counted, sum(w.data_bytes for w in kept if w.kind != "attribute"))
 
 
 def form_notes(forms: Sequence[tuple[str, Form]], layout: str) -> list[str]:
@@ -236,7 +240,8 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Return the versions of what the bytes and figures depend on."""
     found: dict[str, str] = {}
     for package in _PACKAGES:
