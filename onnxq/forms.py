@@ -143,9 +143,8 @@ def largest_node_bytes(form: Form, limit: int = MAX_NODE_BYTES) -> int:
     """Return the output bytes of the largest decode node, the joining of tiles included."""
     item = ITEM_BITS[form.data_type] // 8
     rows = tile_rows(form, limit)
-    if len(rows) > 1:
-        return form.elements * item
-    return form.elements * max(item, -(-4 // _group(form)))
+    tile_elements = max(rows) * (form.elements // sum(rows))
+    return max(tile_elements * max(item, -(-4 // _group(form))), form.elements * item)
 
 
 def _group(form: Form) -> int:

@@ -1,0 +1,202 @@
+"""Forms, plans and encoded tensors made by hand, and an evaluator of expressions in numpy.
+
+The evaluator knows the operators from the ONNX specification alone, so what it computes does not
+depend on how `encode` decodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from onnxq import layout, model
+from onnxq.encode import Encoded, planes
+from onnxq.files import InlineStore
+from onnxq.forms import (
+    BFLOAT16,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    MAX_NODE_BYTES,
+    UINT2,
+    UINT4,
+    Const,
+    Expr,
+    Form,
+    Op,
+    Part,
+    canonical,
+)
+from onnxq.graphs import Document, taken_names
+from onnxq.options import LayoutName
+from onnxq.plan import Plan, TensorPlan
+from onnxq.tensors import FLOAT_TYPES, type_name
+from tests import graphs
+
+Array = np.ndarray[Any, np.dtype[Any]]
+LAYOUTS: tuple[LayoutName, ...] = ("portable", "native", "bytes")
+FLOATS = (FLOAT, FLOAT16, BFLOAT16, DOUBLE)
+OPSETS = (7, 10, 11, 21, 25)
+
+
+def make_form(
+    wanted: LayoutName = "portable",
+    bit_width: int = 4,
+    shape: Sequence[int] = (5, 7),
+    **changes: Any,
+) -> Form:
+    """Return a form under its one name; every index that the width has is in use by default."""
+    given = {"data_type": FLOAT, "opset": 17, "centroids": 1 << bit_width, **changes}
+    given.setdefault("codebook_type", given["data_type"])
+    named, width = canonical(wanted, bit_width, given["centroids"], given["opset"])
+    return Form(layout=named, bit_width=width, shape=tuple(shape), **given)
+
+
+def indices(form: Form, seed: int = 0) -> Array:
+    """Return random indices of a form; the highest one occurs."""
+    rng = np.random.default_rng((seed, form.elements, form.centroids))
+    drawn = rng.integers(0, form.centroids, form.elements)
+    drawn[rng.integers(form.elements)] = form.centroids - 1
+    return drawn.astype(np.uint8 if form.centroids <= 256 else np.uint16).reshape(form.shape)
+
+
+def centroids(form: Form) -> Array:
+    """Return ascending centroids in the stored type, as different as the type allows."""
+    dtype = FLOAT_TYPES[form.codebook_type]
+    return np.sort(np.linspace(-2, 3, form.centroids).astype(dtype))
+
+
+def payloads(form: Form, seed: int = 0, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:
+    """Return the stored arrays of random indices: planes and codebook, zeros behind it."""
+    book = np.zeros(form.codebook_length, FLOAT_TYPES[form.codebook_type])
+    book[: form.centroids] = centroids(form)
+    return {"codebook": book, **planes(indices(form, seed), form, limit)}
+
+
+def values(form: Form, seed: int = 0) -> Array:
+    """Return what `payloads` decodes to."""
+    return centroids(form).astype(FLOAT_TYPES[form.data_type])[indices(form, seed)]
+
+
+@dataclass
+class Evaluator:
+    """Compute expressions; `outputs` keeps what every node gave."""
+
+    payloads: Mapping[str, Array]
+    outputs: dict[Expr, Array] = field(default_factory=dict)
+
+    def value(self, expr: Expr) -> Array:
+        if expr in self.outputs:
+            return self.outputs[expr]
+        if isinstance(expr, Const):
+            dtype = helper.tensor_dtype_to_np_dtype(expr.data_type)
+            return np.array(expr.values, dtype).reshape(expr.dims)
+        if isinstance(expr, Part):
+            return self._part(expr)
+        assert isinstance(expr, Op)
+        found = self._apply(expr, [self.value(item) for item in expr.inputs])
+        self.outputs[expr] = found
+        return found
+
+    def _part(self, part: Part) -> Array:
+        stored = self.payloads[part.role].reshape(-1)
+        if part.data_type in (UINT4, UINT2):
+            bits = 4 if part.data_type == UINT4 else 2
+            shifts = np.arange(0, 8, bits, dtype=np.uint8)
+            stored = ((stored[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)
+            stored = stored[: math.prod(part.dims)]
+        else:
+            assert stored.dtype == helper.tensor_dtype_to_np_dtype(part.data_type)
+        return stored.reshape(part.dims)
+
+    def _apply(self, op: Op, inputs: list[Array]) -> Array:
+        given: dict[str, Any] = dict(op.attributes)
+        if op.op_type == "Gather":
+            assert inputs[1].dtype == np.int32
+            return np.take(inputs[0], inputs[1], axis=0)
+        if op.op_type == "Cast":
+            return inputs[0].astype(helper.tensor_dtype_to_np_dtype(given["to"]))
+        if op.op_type == "Reshape":
+            assert inputs[1].dtype == np.int64
+            return inputs[0].reshape(tuple(inputs[1]))
+        if op.op_type == "Slice":
+            start, end = (inputs[1], inputs[2]) if len(inputs) > 1 else given.values()
+            return inputs[0][start[0] : end[0]]
+        if op.op_type == "Concat":
+            return np.concatenate(inputs, axis=given["axis"])
+        if op.op_type == "Range":
+            return np.arange(*inputs, dtype=np.int32)
+        assert {value.dtype for value in inputs} == {np.dtype(np.int32)}
+        if op.op_type == "Div":
+            return inputs[0] // inputs[1]
+        return {"Add": np.add, "Mod": np.mod}[op.op_type](*inputs)
+
+
+# Models
+
+
+def planned(form: Form, name: str = "w", graph: str = "main", **changes: Any) -> TensorPlan:
+    """Return the plan that asks for a form."""
+    is_half = form.codebook_type != form.data_type
+    given: dict[str, Any] = {
+        "original_bytes": form.elements * FLOAT_TYPES[form.data_type].itemsize,
+        "init": "optimal", "pdf_factor": 0.5, "max_iterations": 300, "storage_graph": graph,
+    }  # fmt: skip
+    return TensorPlan(
+        name=name,
+        graph=graph,
+        shape=form.shape,
+        dtype=type_name(form.data_type),
+        elements=form.elements,
+        bit_width=form.bit_width,
+        centroids=form.centroids,
+        layout=form.layout,
+        codebook_dtype="float16" if is_half else type_name(form.data_type),
+        **(given | changes),
+    )
+
+
+def encoded(form: Form, plan: TensorPlan | None = None, seed: int = 0) -> Encoded:
+    """Return an encoded tensor of random indices."""
+    stored = payloads(form, seed)
+    return Encoded(
+        planned=plan or planned(form),
+        form=form,
+        payloads=stored,
+        payload_bytes={role: array.nbytes for role, array in stored.items()},
+        distortion=1.0,
+        snr_db=10.0,
+        gap=None,
+        is_lossless=False,
+    )
+
+
+def holding(form: Form, name: str = "w") -> ModelProto:
+    """Return a model y = -w over one float weight of a form's shape, type and opset."""
+    held = TensorProto(name=name, data_type=form.data_type, dims=form.shape)
+    held.raw_data = bytes(form.elements * FLOAT_TYPES[form.data_type].itemsize)
+    body = graphs.graph(
+        [graphs.node("Neg", name, "y", name="user")],
+        [],
+        [graphs.value("y", *form.shape, dtype=form.data_type)],
+        [held],
+    )
+    return graphs.model(body, form.opset)
+
+
+def built(form: Form, proto: ModelProto | None = None, seed: int = 0) -> Document:
+    """Return the model of `holding` with its weight stored in the form."""
+    document = model.wrap(proto or holding(form))
+    found = model.weights(document)
+    target = next(weight for weight in found if weight.shape == form.shape)
+    one = planned(form, target.name, target.graph)
+    taken = taken_names(document)
+    layout.strip(document, Plan(tensors=(one,), skips=()), found)
+    inserter = layout.Inserter(document, taken, found, InlineStore())
+    inserter.insert(one, encoded(form, one, seed))
+    return document
