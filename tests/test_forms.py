@@ -41,26 +41,10 @@ from onnxq.options import LayoutName
 from onnxq.rate import load_bytes
 from onnxq.tensors import FLOAT_TYPES
 from tests.encoded import FLOATS, LAYOUTS, OPSETS, Evaluator, make_form, payloads, values
-from tests.property.strategies import bit_widths, layouts, shapes
+from tests.property.strategies import bit_widths, forms, layouts
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 each_width = pytest.mark.parametrize("bits", range(1, 17))
-
-
-@st.composite
-def forms(draw: st.DrawFn, max_elements: int = 200) -> Form:
-    """Draw a form of any layout, width, type, opset and shape of rank 1..4."""
-    bits = draw(bit_widths)
-    data_type = draw(st.sampled_from(FLOATS))
-    return make_form(
-        draw(layouts),
-        bits,
-        draw(shapes(max_elements)) or (1,),
-        data_type=data_type,
-        codebook_type=draw(st.sampled_from((data_type, FLOAT16))),
-        opset=draw(st.sampled_from(OPSETS)),
-        centroids=draw(st.integers(1, 1 << bits)),
-    )
 
 
 def nodes(expr: Expr) -> list[Op]:
@@ -279,7 +263,7 @@ def test_one_structure_has_one_name(
 # Tiles and node sizes
 
 
-@given(forms(2000), st.integers(1, 3000))
+@given(forms(400), st.integers(1, 1500))
 def test_tiles_cover_the_rows_and_keep_the_limit(form: Form, limit: int) -> None:
     rows = tile_rows(form, limit)
     assert sum(rows) == form.shape[0]

@@ -13,6 +13,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from onnxq.forms import FLOAT16, Form
+from tests.encoded import FLOATS, OPSETS, make_form
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 FLOAT_DTYPES = (
@@ -88,3 +91,19 @@ def weights(draw: st.DrawFn) -> Array:
     # Overflow to infinity in a narrow type is not what the caller asked for.
     values[~np.isfinite(values.astype(np.float64))] = 1
     return values
+
+
+@st.composite
+def forms(draw: st.DrawFn, max_elements: int = 200) -> Form:
+    """Draw a form of any layout, width, type, opset and shape of rank 1..4."""
+    bits = draw(bit_widths)
+    data_type = draw(st.sampled_from(FLOATS))
+    return make_form(
+        draw(layouts),
+        bits,
+        draw(shapes(max_elements)) or (1,),
+        data_type=data_type,
+        codebook_type=draw(st.sampled_from((data_type, FLOAT16))),
+        opset=draw(st.sampled_from(OPSETS)),
+        centroids=draw(st.integers(1, 1 << bits)),
+    )
