@@ -12,9 +12,11 @@ from onnxq.forms import FLOAT16, ITEM_BITS, Form, canonical
 from onnxq.graphs import Document, Scope, holder
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions
-from onnxq.rate import nominal_emission, own_cost
+from onnxq.rate import nominal_cost
 from onnxq.selection import Skip, skip, width_for
 
+_SIMPLE_WIDTHS = (2, 4, 8, 12, 16)
+"""Widths with few nodes, which can beat a smaller width on a short tensor."""
 _CAST_NODE_BYTES = 40
 """About what the Cast of a float16 codebook costs; a shorter saving is not worth it."""
 
@@ -49,9 +51,10 @@ def choose(
         return skip(weight, "infinite", f"{1 << bits} centroids cannot hold its infinities")
     centroids = min(seen.distinct, 1 << bits)
     least = max(1, (centroids - 1).bit_length()) if options.fewer_bits else bits
-    forms = [_form(weight, seen, options, width, centroids) for width in range(least, bits + 1)]
+    widths = [least, *(width for width in _SIMPLE_WIDTHS if least < width <= bits)]
+    forms = [_form(weight, seen, options, width, centroids) for width in widths]
     held = holder(document, weight.scope)
-    costs = [own_cost(nominal_emission(form, weight.name), form, held).total for form in forms]
+    costs = [nominal_cost(form, len(weight.name.encode()), held).total for form in forms]
     best = min(range(len(forms)), key=lambda i: costs[i])
     original = weight.data_bytes + container_bytes(weight)
     if options.only_smaller and costs[best] >= original:

@@ -20,7 +20,7 @@ from onnxq.model import Weight
 from onnxq.options import ConvertOptions, ExternalData
 from onnxq.parallel import ordered_map
 from onnxq.plan import Plan, TensorPlan, form_of, make_plan
-from onnxq.rate import load_bytes, nominal_emission, own_cost
+from onnxq.rate import load_bytes, nominal_cost
 from onnxq.recognise import Found
 from onnxq.report import FileSize, InspectReport
 from onnxq.selection import reason_to_keep, skip
@@ -348,7 +348,7 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
             form = form_of(planned, weight.scope.opset, weight.data_type)
             held = graphs.holder(document, weight.scope)
             if planned.same_as is None:
-                cost = own_cost(nominal_emission(form, weight.name), form, held).total
+                cost = nominal_cost(form, len(weight.name.encode()), held).total
                 load_bytes_sum += load_bytes(form)
         rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
     taken = graphs.taken_names(document)

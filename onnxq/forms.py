@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 
 from onnxq.bitpack import PACKINGS
 from onnxq.options import LayoutName
@@ -32,8 +32,27 @@ NATIVE_OPSETS = {2: (UINT2, 25), 4: (UINT4, 21)}
 """Bit width -> (element type, least opset) of the native layout."""
 
 
-@dataclass(frozen=True)
-class Const:
+@dataclass(frozen=True, eq=False)
+class _Tree:
+    """Compare like a dataclass but hash only once: trees are looked up often, tables are long."""
+
+    @cached_property
+    def _key(self) -> tuple[object, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(self) is type(other) and self._key == other._key)
+
+
+@dataclass(frozen=True, eq=False)
+class Const(_Tree):
     """Hold fixed integer values; equal constants are stored once per main graph or function."""
 
     data_type: int
@@ -41,8 +60,8 @@ class Const:
     values: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Part:
+@dataclass(frozen=True, eq=False)
+class Part(_Tree):
     """Name a constant of the tensor's own: `plane0.1` (tile, plane) or `codebook`."""
 
     role: str
@@ -50,8 +69,8 @@ class Part:
     dims: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Op:
+@dataclass(frozen=True, eq=False)
+class Op(_Tree):
     """Hold one operator; `is_shared` ones are emitted once per main graph or function."""
 
     op_type: str
@@ -60,8 +79,8 @@ class Op:
     is_shared: bool = False
 
 
-@dataclass(frozen=True)
-class Value:
+@dataclass(frozen=True, eq=False)
+class Value(_Tree):
     """Name a value that already stands in the graph (the storage that an equal tensor shares)."""
 
     name: str
@@ -202,14 +221,20 @@ def _words(form: Form, tile: int) -> Expr:
             words = plane
         else:
             inner = tuple(reversed(ratios[1 : i + 1]))
-            values = tuple(value << shift for value in range(1 << width))
-            shifted = Const(INT32, (len(values),), values)
-            lookup = _gather(shifted, _digits(width, inner, form.opset), is_shared=True)
+            lookup = _fields(width, shift, inner, form.opset)
             words = Op("Add", (words or plane, _gather(lookup, plane)))
         shift += width
     if words is None:
         raise AssertionError("a packing has at least one plane")
     return words
+
+
+@cache
+def _fields(width: int, shift: int, dims: tuple[int, ...], opset: int) -> Expr:
+    """Return the shared int32 table [256, *dims] of a byte's fields, shifted to their place."""
+    values = tuple(value << shift for value in range(1 << width))
+    shifted = Const(INT32, (len(values),), values)
+    return _gather(shifted, _digits(width, dims, opset), is_shared=True)
 
 
 def _trimmed(value: Expr, form: Form, block: int) -> Expr:

@@ -25,9 +25,13 @@ COUNT_SHIFT = 41
 """Lowest bit of the count in a packed cell: sums of 2**22 values of CELL_BITS bits lie below."""
 
 
-def is_worthwhile(elements: int) -> bool:
-    """Return whether a kernel over so many elements should run compiled; never changes bytes."""
-    return elements >= WORTHWHILE or (elements >= 64 and "numba" in sys.modules)
+def is_worthwhile(elements: int, *, is_loop: bool = False) -> bool:
+    """Return whether a kernel over so many elements should run compiled; never changes bytes.
+
+    A loop that numpy cannot express gains from 64 elements on once the compiler is there; for a
+    kernel that numpy could replace, loading its machine code costs more than a small tensor gains.
+    """
+    return elements >= WORTHWHILE or (is_loop and elements >= 64 and "numba" in sys.modules)
 
 
 @cache

@@ -87,7 +87,7 @@ class _Solver:
         self._parent: Any = np.zeros(n + 1, np.int32)
         self._queue: Any = (np.empty(n + 1, np.int32), np.empty(n + 1, np.int32))
         self._kernel = least_weight_path
-        if is_worthwhile(n):
+        if is_worthwhile(n, is_loop=True):
             self._kernel = compiled(least_weight_path)
         else:  # Lists of Python numbers are several times faster to interpret than arrays.
             runs = tuple(run.tolist() for run in runs)

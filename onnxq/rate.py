@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 
 from onnxq import wire
@@ -134,8 +135,20 @@ def expression_cost(expr: Expr, held: Holder) -> int:
     return constant_cost(ConstantRecord(name=name, source=expr), held)
 
 
+@lru_cache(maxsize=4096)
+def nominal_cost(form: Form, name_bytes: int, held: Holder) -> Cost:
+    """Return what a tensor costs that stands alone, with new names of usual length.
+
+    Args:
+        form: how the tensor is stored.
+        name_bytes: length of the tensor's own name.
+        held: how its constants stand in the model.
+    """
+    return own_cost(nominal_emission(form, "n" * name_bytes), form, held)
+
+
 def nominal_emission(form: Form, name: str) -> Emission:
-    """Return the records of a tensor as if it stood alone, with names of usual length."""
+    """Return the records of a tensor as if it stood alone, with new names of usual length."""
     names = Names(())
     names.prefix = "q_"
     return Emitter(names).emit(expression(form), name)
