@@ -59,7 +59,8 @@ def gather_facts(
 
 
 def _look(values: Array, limit: int, may_equal: bool, options: ConvertOptions) -> Facts:
-    low, high = float(np.min(values)), float(np.max(values))
+    with np.errstate(invalid="ignore"):  # bfloat16 would warn of NaN
+        low, high = float(np.min(values)), float(np.max(values))
     if np.isnan(low):
         return Facts(has_nan=True, infinities=0, distinct=0, digest=None, fits_half=False)
     distinct = count_distinct(values, limit)
