@@ -161,7 +161,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 }
 
 
-UNCHECKED = pytest.mark.xfail(reason="plan files are not checked (bug 13)")
+UNCHECKED = pytest.mark.xfail(reason="plan files are not checked (bug 18)")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_tensor_that_the_plan_does_not_name_is_skipped() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.xfail(reason="same_as is obeyed without a look at the values (bug 14)")
+@pytest.mark.xfail(reason="same_as is obeyed without a look at the values (bug 19)")
 def test_plan_is_refused_where_tensors_are_not_equal_any_more() -> None:
     plan = made(graphs.equal_tensors(), bits=4)
     tuned = graphs.equal_tensors()
