@@ -111,7 +111,8 @@ def snr_db(values: Array, found: Clustering) -> float | None:
     """Return 10 log10(signal power / distortion) in dB over finite values; None if exact."""
     power, distortion = codebook.signal_power(values), found.distortion
     if not math.isfinite(power * distortion):
-        scale = values.dtype.type(2.0 ** np.frexp(np.nanmax(np.abs(found.centroids)))[1] / 4)
+        largest = np.abs(found.centroids[np.isfinite(found.centroids)]).max()
+        scale = values.dtype.type(math.ldexp(1.0, math.frexp(largest)[1] - 2))
         values, book = values / scale, found.centroids / scale
         power = codebook.signal_power(values)
         distortion = codebook.distortion(values, found.indices, book)
