@@ -104,7 +104,7 @@ def _read(path: Path, size: int) -> bytes:
     if size >= DEFER_FROM_BYTES:
         try:
             return read_skeleton(path)
-        except NotReadableError:
+        except (NotReadableError, RecursionError):
             pass  # the parser says what is wrong, or accepts what this walk does not know
     return path.read_bytes()
 

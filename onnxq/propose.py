@@ -23,6 +23,8 @@ ROOTS = ("Reshape", "Slice", "Gather", "Concat")
 _INNER = (*ROOTS, "Cast", "Add", "Range", "Div", "Mod")
 _PLANE_TYPES = (UINT8, UINT16, *(data_type for data_type, _ in NATIVE_OPSETS.values()))
 _MAX_NODES = 100_000
+_MAX_ELEMENTS = 1 << 36
+"""A hostile file may claim more; no form of that many elements is looked for."""
 
 
 @dataclass(kw_only=True)
@@ -102,6 +104,8 @@ def proposals(sight: Sight, node: NodeProto) -> Iterator[Form]:
         return
     for layout, bit_width in _widths(book.dims[0]):
         for shape in _shapes(sight, node, layout, bit_width, indices):
+            if min(shape, default=0) <= 0 or math.prod(shape) > _MAX_ELEMENTS:
+                continue
             yield Form(
                 layout=layout,
                 bit_width=bit_width,
