@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
+import mmap
 import os
 import re
 import sys
@@ -164,6 +165,8 @@ def check_output(output: Path, *, force: bool, inputs: tuple[Path, ...] = ()) ->
         OutputError: it exists without `force`, is a folder or an input, or its folder is missing
             or cannot be written.
     """
+    with _output_errors(output):
+        output.exists()  # a name that the file system refuses shows here
     if output.is_dir():
         raise OutputError(f"{output}: is a folder, expected a file name")
     folder = output.absolute().parent
@@ -202,7 +205,7 @@ def pending_model(output: Path, serialize: Callable[[], bytes], store: Store) ->
                 del data
                 _sync(file)
         yield temporary
-        old = _data_files(output)
+        old = _own_data_files(output)
         with _output_errors(output):
             os.replace(temporary, output)
             _sync_folder(output.parent)
@@ -252,10 +255,30 @@ def write_bytes(output: Path, data: bytes) -> None:
         raise
 
 
-def _data_files(output: Path) -> list[Path]:
-    """Return the data files of earlier outputs of the same name, which only that name used."""
+def _own_data_files(output: Path) -> list[Path]:
+    """Return the data files that only the model to be replaced refers to.
+
+    Such a file bears our name for this output, stands in the replaced model, and in no other model
+    of the folder: a renamed or copied model keeps its data.
+    """
+    if not output.is_file():
+        return []
     pattern = re.compile(re.escape(output.name) + rf"\.[0-9a-f]{{{_DIGEST_CHARS}}}\.data")
-    return [path for path in output.parent.iterdir() if pattern.fullmatch(path.name)]
+    found = [path for path in output.parent.iterdir() if pattern.fullmatch(path.name)]
+    others = [path for path in output.parent.glob("*.onnx") if path != output]
+    return [
+        path
+        for path in found
+        if _mentions(output, path.name) and not any(_mentions(o, path.name) for o in others)
+    ]
+
+
+def _mentions(model: Path, name: str) -> bool:
+    """Tell whether a file holds a name, read through the page cache."""
+    with contextlib.suppress(OSError, ValueError), model.open("rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(name.encode()) >= 0
+    return False
 
 
 def _temporary(output: Path) -> tuple[Path, BinaryIO]:

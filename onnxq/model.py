@@ -75,6 +75,8 @@ def load(path: Path) -> Document:
         raise InputError(f"{label}: is a folder, expected an .onnx file")
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise InputError(f"{label}: is a device or pipe, expected an .onnx file")
         if size > MAX_PROTO_BYTES:
             raise InputError(
                 f"{label}: found {size:,} bytes, an ONNX file can hold {MAX_PROTO_BYTES:,}; "
