@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxq
 from onnxq import bitpack, forms, graphs, recognise
+from onnxq.errors import InputError
 from onnxq.forms import ALIAS_NAME, Const, Expr, Form, Op, Part
 from onnxq.options import LayoutName
 from tests import graphs as models
 from tests import runs
 
 Array = np.ndarray[Any, np.dtype[Any]]
-PAGE = (Path(__file__).parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+PAGES = Path(__file__).parent.parent / "docs"
+PAGE = (PAGES / "format.md").read_text(encoding="utf-8")
 PACKED = [width for width in range(1, 17) if width not in (8, 16)]
 
 
@@ -421,3 +424,142 @@ def test_equal_tensors_are_the_aliases_of_the_page() -> None:
         ("Identity", "a", "b"),
         ("Reshape", "a", "c"),
     ]
+
+
+# What a reader must accept and refuse
+
+Change = Callable[[ModelProto], None]
+
+
+def golden(name: str) -> ModelProto:
+    return onnx.load(PAGES.parent / "tests" / "golden" / f"{name}.onnx")
+
+
+def decoded(made: ModelProto) -> list[Array]:
+    """Return the float tensors of a restored model, in the order of the nodes that use them."""
+    _, restored = onnxq.restore(made)
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in restored.graph.initializer}
+    return [held[node.input[0]] for node in restored.graph.node]
+
+
+def rename(made: ModelProto) -> None:
+    """Give every value another name."""
+    names: dict[str, str] = {}
+    for tensor in made.graph.initializer:
+        tensor.name = names.setdefault(tensor.name, f"value {len(names)}")
+    for node in made.graph.node:
+        node.input[:] = [names.setdefault(name, f"value {len(names)}") for name in node.input]
+        node.output[:] = [names.setdefault(name, f"value {len(names)}") for name in node.output]
+    for output in made.graph.output:
+        output.name = names[output.name]
+
+
+def to_constants(made: ModelProto) -> None:
+    """Turn every initializer into a Constant node."""
+    for tensor in made.graph.initializer:
+        made.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del made.graph.initializer[:]
+
+
+def repeat_tables(made: ModelProto) -> None:
+    """Give every tensor tables of its own, and put its decode just before the node that uses it."""
+    held = {tensor.name: tensor for tensor in made.graph.initializer}
+    makers = {node.output[0]: node for node in made.graph.node}
+    outputs = {output.name for output in made.graph.output}
+    users = [node for node in made.graph.node if node.output[0] in outputs]
+    constants: list[TensorProto] = []
+    nodes: list[NodeProto] = []
+
+    def copy(name: str, known: dict[str, str]) -> str:
+        if name not in known:
+            known[name] = f"{name} {len(nodes)} {len(constants)}"
+            if name in held:
+                constants.append(TensorProto())
+                constants[-1].CopyFrom(held[name])
+                constants[-1].name = known[name]
+            else:
+                node = NodeProto()
+                node.CopyFrom(makers[name])
+                node.input[:] = [copy(item, known) for item in node.input]
+                node.output[:] = [known[name]]
+                nodes.append(node)
+        return known[name]
+
+    for user in users:
+        node = NodeProto()
+        node.CopyFrom(user)
+        node.input[:] = [copy(user.input[0], {})]
+        nodes.append(node)
+    for container, items in ((made.graph.initializer, constants), (made.graph.node, nodes)):
+        del container[:]
+        container.extend(items)
+
+
+def fill_padding(made: ModelProto) -> None:
+    """Set bits of the last word of each padded tensor that belong to its last index, a padding."""
+    for tensor in made.graph.initializer:
+        if tensor.data_type == TensorProto.UINT8 and list(tensor.dims) == [2, 4]:
+            tensor.raw_data = tensor.raw_data[:-1] + bytes([tensor.raw_data[-1] | 0xE0])
+
+
+def reverse_codebook(made: ModelProto) -> None:
+    """Turn the centroids around, and the indices with them."""
+    by_name = {tensor.name: tensor for tensor in made.graph.initializer}
+    (gather,) = [node for node in made.graph.node if node.op_type == "Gather"]
+    (cast,) = [node for node in made.graph.node if node.op_type == "Cast"]
+    book, plane = by_name[gather.input[0]], by_name[cast.input[0]]
+    centroids = np.frombuffer(book.raw_data, np.float32)
+    book.raw_data = centroids[::-1].tobytes()
+    indices = np.frombuffer(plane.raw_data, np.uint8)
+    plane.raw_data = (centroids.size - 1 - indices).astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("portable-7", rename),
+        ("portable-5", to_constants),
+        ("portable-7", repeat_tables),
+        ("portable-5", fill_padding),
+        ("bytes-5", reverse_codebook),
+    ],
+    ids=lambda item: item if isinstance(item, str) else item.__name__,
+)
+def test_reader_accepts(name: str, change: Change) -> None:
+    expected = decoded(golden(name))
+    changed = golden(name)
+    change(changed)
+    assert changed != golden(name)
+    onnx.checker.check_model(changed)
+    found = decoded(changed)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        runs.assert_equal(one, other)
+    ours = list(runs.run(changed, {}).values())
+    for one, other in zip(ours, expected, strict=True):
+        runs.assert_equal(one, other)
+
+
+def test_a_constant_that_does_not_fit_its_dims_is_refused() -> None:
+    changed = golden("bytes-5")
+    for tensor in changed.graph.initializer:
+        tensor.raw_data = tensor.raw_data[:-1]
+    with pytest.raises(InputError, match="bytes of values, expected"):
+        onnxq.restore(changed)
+
+
+def test_an_index_beyond_the_codebook_is_refused() -> None:
+    changed = golden("bytes-5")
+    for tensor in changed.graph.initializer:
+        if tensor.data_type == TensorProto.UINT8:
+            tensor.raw_data = b"\xff" + tensor.raw_data[1:]
+    with pytest.raises(InputError, match="indices: found 255, expected less than 20"):
+        onnxq.restore(changed)
+
+
+def test_a_form_with_another_attribute_is_no_encoded_tensor() -> None:
+    changed = golden("bytes-5")
+    for node in changed.graph.node:
+        if node.op_type == "Gather":
+            node.attribute.add(name="axis", type=onnx.AttributeProto.INT, i=0)
+    assert not onnxq.inspect(changed).is_converted
