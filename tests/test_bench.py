@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tools.bench import convert, latency, make_models, record
+from tools.bench import convert, graph_library, latency, make_models, record, same_bytes
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits.onnx"
 
@@ -91,3 +91,18 @@ def test_latency_benchmark_measures_digits() -> None:
 def _weights(model: onnx.ModelProto) -> tuple[int, int]:
     tensors = model.graph.initializer
     return sum(math.prod(tensor.dims) for tensor in tensors), len(tensors)
+
+
+def test_a_round_trip_through_protobuf_changes_nothing() -> None:
+    found = graph_library.round_trips([DIGITS])
+    assert found["identical_protobuf"] == 1
+    assert found["identical_onnx_ir"] + found["larger_onnx_ir"] + found["smaller_onnx_ir"] == 1
+
+
+def test_conversions_are_told_apart_by_their_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(same_bytes, "WIDTHS", (2, 3))
+    monkeypatch.setattr(same_bytes, "INITS", ("uniform",))
+    found = same_bytes.convert(sys.executable, [DIGITS], {})
+    digests = found["digests"]
+    assert list(digests) == ["digits.onnx 2 uniform", "digits.onnx 3 uniform"]
+    assert len(set(digests.values())) == 2
