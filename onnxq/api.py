@@ -22,8 +22,9 @@ from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import load_feeds
 from onnxq.graphs import Document
 from onnxq.options import ConvertOptions, OptionValues, make_options
-from onnxq.plan import Plan, match_plan
+from onnxq.plan import Plan
 from onnxq.recognise import Found
+from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport, judge
 
 ModelLike: TypeAlias = Any
@@ -98,7 +99,9 @@ def convert(
     if save_plan is not None:
         files.check_output(Path(save_plan), force=force)
     document = _open(source)
-    input_bytes = model.total_bytes(document)
+    input_bytes, inputs = model.total_bytes(document), model.data_files(document)
+    if target is not None:
+        files.check_output(target, force=force, inputs=inputs)
     found = recognise.find(document)
     if found:
         _decode_first(document, found, requantize)
@@ -111,6 +114,7 @@ def convert(
         plan=decided,
         target=target,
         input_bytes=input_bytes,
+        inputs=frozenset(inputs),
         is_requantized=bool(found),
         reopen=lambda: _open(source),
     )
@@ -139,7 +143,7 @@ def _plan(
         return conversion.plan(document, weights, options, progress)
     if not isinstance(plan, Plan):
         plan = _load_plan(Path(plan))
-    return match_plan(plan, weights, document.label)
+    return match_plan(document, plan, weights)
 
 
 def _load_plan(path: Path) -> Plan:
@@ -230,6 +234,8 @@ def restore(
     target = _target(output, source, force)
     document = _open(source)
     input_bytes = model.total_bytes(document)
+    if target is not None:
+        files.check_output(target, force=force, inputs=model.data_files(document))
     found = recognise.find(document)
     if not found:
         raise InputError(f"{document.label}: holds no encoded tensor; there is nothing to restore")

@@ -51,7 +51,8 @@ Checker = Callable[[Path | bytes], Check | None]
 class Job:
     """Hold what a conversion is asked to do.
 
-    `target` is None for a model kept in memory; `reopen` gives the source once more, unchanged.
+    `target` is None for a model kept in memory; `inputs` are the source's files, which are never
+    removed; `reopen` gives the source once more, unchanged.
     """
 
     document: Document
@@ -59,6 +60,7 @@ class Job:
     plan: Plan
     target: Path | None
     input_bytes: int
+    inputs: frozenset[Path]
     is_requantized: bool
     reopen: Callable[[], Document]
 
@@ -162,7 +164,7 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
         encoded = dict(_encode_all(bench, workers(job.options), progress))
         forms = [(name, item.form) for (_, name), item in encoded.items()]
         notes = summary.form_notes(forms, job.options.layout)
-        output_bytes, checked = _save(bench, job.target, check)
+        output_bytes, checked = _save(bench, job, check)
     except BaseException:
         _abandon(bench.store)
         raise
@@ -204,10 +206,13 @@ def _dropped(document: Document, plan: Plan) -> Plan:
 def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
     weights = model.weights(document)
     taken = graphs.taken_names(document)
-    store = _store(job.options.external_data, document, job.target)
+    external = job.options.external_data
+    if external == "auto" and not plan.tensors and job.input_bytes < MAX_INLINE_BYTES:
+        external = "never"  # the same values with longer references would take more bytes
+    store = _store(external, document, job.target)
     layout.strip(document, plan, weights)
     move_kept(document, store)
-    external = sum(length for _, length in _external_lengths(document))
+    moved = sum(length for _, length in _external_lengths(document))
     kept = summary.kept_floats(weights, plan)
     return _Bench(
         document=document,
@@ -216,7 +221,7 @@ def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
         taken=taken,
         store=store,
         skeleton_bytes=document.proto.ByteSize(),
-        moved_bytes=external - summary.external_bytes(kept),
+        moved_bytes=moved - summary.external_bytes(kept),
         predicted_bytes=layout.predict(document, plan, weights, taken, store.placement),
     )
 
@@ -280,7 +285,7 @@ def _encode_all(
             yield planned.key, encoded.without_payloads()
 
 
-def _save(bench: _Bench, target: Path | None, check: Checker) -> tuple[int, Check | None]:
+def _save(bench: _Bench, job: Job, check: Checker) -> tuple[int, Check | None]:
     """Put the model in place after its check; return the bytes of all its files."""
     document = bench.document
 
@@ -289,10 +294,10 @@ def _save(bench: _Bench, target: Path | None, check: Checker) -> tuple[int, Chec
             return document.path.read_bytes()
         return files.serialize(document.proto, document.label)
 
-    if target is None:
+    if job.target is None:
         data = serialize()
         return len(data), check(data)
-    with files.pending_model(target, serialize, bench.store) as candidate:
+    with files.pending_model(job.target, serialize, bench.store, job.inputs) as candidate:
         checked = check(candidate)
         size = candidate.stat().st_size
     return size + _data_bytes(bench.store), checked
@@ -319,13 +324,14 @@ def restore(document: Document, found: list[Found], target: Path | None) -> int:
     )
     is_large = document.file_bytes + decoded_bytes > MAX_INLINE_BYTES
     store = _store("always" if is_large else "auto", document, target)
+    inputs = model.data_files(document)
     try:
         revert.replace_all(document, found, store)
         move_kept(document, store)
         if target is None:
             return document.proto.ByteSize()
         serialize = partial(files.serialize, document.proto, document.label)
-        with files.pending_model(target, serialize, store) as candidate:
+        with files.pending_model(target, serialize, store, inputs) as candidate:
             size = candidate.stat().st_size
     except BaseException:
         _abandon(store)

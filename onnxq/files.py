@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -158,7 +158,7 @@ def data_name(output: Path, digest: str) -> str:
     return f"{output.name}.{digest}.data"
 
 
-def check_output(output: Path, *, force: bool, inputs: tuple[Path, ...] = ()) -> None:
+def check_output(output: Path, *, force: bool, inputs: Collection[Path] = ()) -> None:
     """Check before any work that an output may be written.
 
     Raises:
@@ -178,17 +178,22 @@ def check_output(output: Path, *, force: bool, inputs: tuple[Path, ...] = ()) ->
         return
     for source in inputs:
         if source.exists() and os.path.samefile(source, output):
-            raise OutputError(f"{output}: is the input itself; choose another name for the output")
+            raise OutputError(
+                f"{output}: is the input itself or its data file; choose another name"
+            )
     if not force:
         raise OutputError(f"{output}: exists already; pass --force to overwrite it")
 
 
 @contextlib.contextmanager
-def pending_model(output: Path, serialize: Callable[[], bytes], store: Store) -> Iterator[Path]:
+def pending_model(
+    output: Path, serialize: Callable[[], bytes], store: Store, inputs: Collection[Path] = ()
+) -> Iterator[Path]:
     """Write a model beside its target, yield the temporary path, then put both files in place.
 
     When the body raises, the target keeps its previous content and nothing is left behind.
-    `serialize` is called once the store has given every tensor its final location.
+    `serialize` is called once the store has given every tensor its final location; `inputs` are
+    resolved paths of files that are never removed.
 
     Raises:
         OutputError: the model cannot be written.
@@ -216,7 +221,8 @@ def pending_model(output: Path, serialize: Callable[[], bytes], store: Store) ->
             store.abandon()
         raise
     for path in old:
-        if not (isinstance(store, DataFileStore) and path == store.final):
+        is_ours = isinstance(store, DataFileStore) and path == store.final
+        if not is_ours and path.resolve() not in inputs:
             path.unlink(missing_ok=True)
 
 
@@ -275,10 +281,14 @@ def _own_data_files(output: Path) -> list[Path]:
 
 def _mentions(model: Path, name: str) -> bool:
     """Tell whether a file holds a name, read through the page cache."""
-    with contextlib.suppress(OSError, ValueError), model.open("rb") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    try:
+        with (
+            model.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             return data.find(name.encode()) >= 0
-    return False
+    except (OSError, ValueError):  # unreadable, or empty
+        return False
 
 
 def _temporary(output: Path) -> tuple[Path, BinaryIO]:

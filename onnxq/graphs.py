@@ -14,6 +14,8 @@ from typing import Literal
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxq.errors import InputError
+
 Holder = Literal["initializer", "input", "node"]
 """How a new constant stands in a model: as initializer, as one listed as input, as node."""
 DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -95,13 +97,15 @@ def scopes(document: Document) -> list[Scope]:
 
 def _nested(scope: Scope) -> Iterator[Scope]:
     yield scope
-    for index, node in enumerate(scope.proto.node):
+    holders = 0
+    for node in scope.proto.node:
+        holders += any(item.HasField("g") or item.graphs for item in node.attribute)
         for attribute in node.attribute:
             graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
             for number, graph in enumerate(graphs):
                 label = attribute.name if len(graphs) == 1 else f"{attribute.name}[{number}]"
                 inner = Scope(
-                    path=f"{scope.path}/{node.op_type}({_identity(node, index)}).{label}",
+                    path=f"{scope.path}/{node.op_type}({_identity(node, holders)}).{label}",
                     proto=graph,
                     parent=scope,
                     enclosing=(*scope.enclosing, scope.proto, node, attribute),
@@ -110,9 +114,39 @@ def _nested(scope: Scope) -> Iterator[Scope]:
                 yield from _nested(inner)
 
 
-def _identity(node: NodeProto, index: int) -> str:
-    """Return what tells a node from the others of its graph, wherever it stands."""
-    return next((name for name in node.output if name), f"#{index}")
+def _identity(node: NodeProto, number: int) -> str:
+    """Return what tells the number-th node with graphs from the others, wherever it stands."""
+    return next((name for name in node.output if name), f"#{number}")
+
+
+def check_names(document: Document) -> None:
+    """Check that every name is text.
+
+    Raises:
+        InputError: one is not UTF-8, which protobuf hands over as bytes.
+    """
+    proto = document.proto
+    names: list[object] = [opset.domain for opset in proto.opset_import]
+    for function in proto.functions:
+        names += (function.domain, function.name, function.overload)
+    for scope in scopes(document):
+        for node in scope.proto.node:
+            names += (node.op_type, node.domain, node.name, *node.input, *node.output)
+            names += (attribute.name for attribute in node.attribute)
+        if isinstance(scope.proto, FunctionProto):
+            names += (*scope.proto.input, *scope.proto.output)
+            continue
+        held = [*scope.proto.initializer, *(s.values for s in scope.proto.sparse_initializer)]
+        names += (tensor.name for tensor in held)
+        names += (entry.value for tensor in held for entry in tensor.external_data)
+        values = (*scope.proto.input, *scope.proto.output, *scope.proto.value_info)
+        names += (value.name for value in values)
+    for name in names:
+        if isinstance(name, bytes):
+            raise InputError(
+                f"{document.label}: found the name {name[:40]!r}, which is not UTF-8; "
+                "the file is damaged"
+            )
 
 
 def common_scope(first: Scope, second: Scope) -> Scope:

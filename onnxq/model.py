@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxq import tensors
 from onnxq.errors import InputError
-from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, consumers, scopes
+from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, check_names, consumers, scopes
 from onnxq.skeleton import NotReadableError, read_skeleton
 
 Kind = Literal["initializer", "constant", "sparse", "attribute"]
@@ -130,6 +130,7 @@ def _check(document: Document) -> None:
     proto = document.proto
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{document.label}: holds no graph; expected an ONNX model")
+    check_names(document)
     if not proto.opset_import:
         raise InputError(f"{document.label}: names no opset; the file is damaged or very old")
 
@@ -260,11 +261,20 @@ def external_tensors(document: Document) -> Iterator[tuple[str, TensorProto]]:
 
 def total_bytes(document: Document) -> int:
     """Return the bytes of the model's file and of every data file it refers to."""
-    files: dict[Path, int] = {}
+    return document.file_bytes + sum(path.stat().st_size for path in data_files(document))
+
+
+def data_files(document: Document) -> set[Path]:
+    """Return the real paths of the data files that a model refers to.
+
+    Raises:
+        InputError: one is missing, too short or outside the model's folder.
+    """
+    files: set[Path] = set()
     own = document.path.resolve() if document.path else None
     for name, tensor in external_tensors(document):
         where = f"{document.label}: tensor {name!r}"
         path, _, _ = tensors.check_external(tensor, document.folder, where)
         if path != own:
-            files[path] = path.stat().st_size
-    return document.file_bytes + sum(files.values())
+            files.add(path)
+    return files

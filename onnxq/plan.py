@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxq import record_json
 from onnxq.choose import Choice, choose
 from onnxq.errors import InputError
 from onnxq.facts import gather_facts
@@ -19,7 +21,7 @@ from onnxq.forms import FLOAT16, Form
 from onnxq.graphs import Document
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions, Init, LayoutName
-from onnxq.selection import Skip, check_patterns, reason_by_kind, reason_to_keep, skip
+from onnxq.selection import Skip, check_patterns, reason_to_keep, skip
 from onnxq.sharing import tie, unpaid
 
 SCHEMA_VERSION = 1
@@ -50,6 +52,23 @@ class TensorPlan:
     storage_graph: str
     same_as: tuple[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        """Raise InputError where a value is outside its range, as in an edited plan file."""
+        checks = {
+            "shape": len(self.shape) > 0 and min(self.shape) > 0,
+            "elements": self.elements == math.prod(self.shape),
+            "bit_width": 1 <= self.bit_width <= 16,
+            "centroids": 1 <= self.centroids <= 1 << self.bit_width,
+            "codebook_dtype": self.codebook_dtype in (self.dtype, "float16"),
+            "pdf_factor": math.isfinite(self.pdf_factor) and self.pdf_factor >= 0,
+            "max_iterations": self.max_iterations >= 1,
+            "same_as": self.same_as is None or len(self.same_as) == 2,
+        }
+        for field, is_right in checks.items():
+            if not is_right:
+                found = getattr(self, field)
+                raise InputError(f"plan: tensor {self.name!r}: {field} {found!r} is out of range")
+
     @property
     def key(self) -> tuple[str, str]:
         """The (graph, name) that identifies the tensor in its model."""
@@ -61,14 +80,6 @@ class TensorPlan:
         record["shape"] = list(self.shape)
         record["same_as"] = list(self.same_as) if self.same_as else None
         return record
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> TensorPlan:
-        """Return the record of JSON values written by `to_json`."""
-        values = dict(record)
-        values["shape"] = tuple(values["shape"])
-        values["same_as"] = tuple(values["same_as"]) if values.get("same_as") else None
-        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +110,20 @@ class Plan:
         """
         if not isinstance(record, dict) or record.get("plan_version") != SCHEMA_VERSION:
             raise InputError(f"{label}: is no onnxq plan of version {SCHEMA_VERSION}")
-        try:
-            return cls(
-                tensors=tuple(TensorPlan.from_json(item) for item in record["tensors"]),
-                skips=tuple(Skip(**item) for item in record["skipped"]),
-            )
-        except (KeyError, TypeError, ValueError) as err:
-            raise InputError(f"{label}: is a damaged onnxq plan: {err}") from err
+        lists = {key: record.get(key) for key in ("tensors", "skipped")}
+        for key, items in lists.items():
+            if not isinstance(items, list):
+                raise InputError(f"{label}: is a damaged onnxq plan: {key!r} is no list")
+        return cls(
+            tensors=tuple(
+                record_json.from_json(TensorPlan, item, f"{label}: tensors[{number}]")
+                for number, item in enumerate(lists["tensors"] or ())
+            ),
+            skips=tuple(
+                record_json.from_json(Skip, item, f"{label}: skipped[{number}]")
+                for number, item in enumerate(lists["skipped"] or ())
+            ),
+        )
 
 
 def make_plan(
@@ -193,31 +211,3 @@ def form_of(planned: TensorPlan, opset: int, data_type: int) -> Form:
         centroids=planned.centroids,
         opset=opset,
     )
-
-
-def match_plan(plan: Plan, weights: Sequence[Weight], label: str) -> Plan:
-    """Return a saved plan for the weights of a model, tensors it does not name as skips.
-
-    Raises:
-        InputError: the plan names a tensor that the model lacks, or with another shape or type.
-    """
-    by_key = {(weight.graph, weight.name): weight for weight in weights}
-    for planned in plan.tensors:
-        weight = by_key.get(planned.key)
-        if weight is None or reason_by_kind(weight):
-            raise InputError(
-                f"{label}: has no tensor {planned.name!r} in {planned.graph} to encode"
-            )
-        if (weight.shape, weight.dtype) != (planned.shape, planned.dtype):
-            raise InputError(
-                f"{label}: tensor {planned.name!r} is {weight.dtype}{list(weight.shape)}, the plan "
-                f"expects {planned.dtype}{list(planned.shape)}; make a new plan for this model"
-            )
-    named = {planned.key for planned in plan.tensors}
-    reasons = {(record.graph, record.name): record for record in plan.skips}
-    skips = [
-        reasons.get(key) or skip(weight, "not-in-plan", "the plan does not name it")
-        for key, weight in by_key.items()
-        if key not in named
-    ]
-    return Plan(tensors=plan.tensors, skips=tuple(skips))

@@ -27,6 +27,12 @@ _MAX_ELEMENTS = 1 << 36
 """A hostile file may claim more; no form of that many elements is looked for."""
 
 
+def is_root(node: NodeProto) -> bool:
+    """Tell whether a node could be the last one of a form."""
+    is_standard = node.op_type in ROOTS and node.domain in DEFAULT_DOMAINS
+    return is_standard and len(node.output) == 1 and len(node.input) > 0
+
+
 @dataclass(kw_only=True)
 class Sight:
     """Hold what is visible from a scope: the producers and the constants by name."""

@@ -26,7 +26,7 @@ from onnxq.forms import (
     expression,
 )
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope, consumers, scopes
-from onnxq.propose import ROOTS, Sight, look, proposals, reshaped
+from onnxq.propose import Sight, is_root, look, proposals, reshaped
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -115,7 +115,7 @@ def _find_in(sight: Sight, document: Document) -> Iterator[Found]:
     """Yield the encoded tensors of one scope, last first, so that none is a part of another."""
     inner: set[int] = set()
     for node in reversed(sight.scope.proto.node):
-        if node.op_type not in ROOTS or node.domain not in DEFAULT_DOMAINS or id(node) in inner:
+        if not is_root(node) or id(node) in inner:
             continue
         for form in proposals(sight, node):
             match = _Match()
@@ -182,6 +182,8 @@ def _aliases(sight: Sight, found: list[Found]) -> Iterator[Found]:
     storages = {(item.scope.path, item.name): item for item in found}
     for node in sight.scope.proto.node:
         if not node.name.startswith(ALIAS_NAME) or node.op_type not in ("Identity", "Reshape"):
+            continue
+        if len(node.output) != 1 or not node.output[0]:
             continue
         lead = _visible(sight.scope, node.input[0], storages) if node.input else None
         shape = lead.shape if lead and node.op_type == "Identity" else reshaped(sight, node)

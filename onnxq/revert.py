@@ -106,5 +106,5 @@ def _remove_unused(document: Document, names: set[str]) -> None:
                     remove_inputs(graph, {name})
         for index in reversed(range(len(graph.node))):
             node = graph.node[index]
-            if node.op_type == "Constant" and node.output[0] in names - kept:
+            if node.op_type == "Constant" and set(node.output) <= names - kept:
                 del graph.node[index]

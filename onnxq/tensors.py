@@ -115,6 +115,8 @@ def external_entries(tensor: TensorProto, where: str) -> tuple[str, int, int | N
         InputError: the location is missing or offset or length is no whole number >= 0.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if any(isinstance(text, bytes) for text in (*entries, *entries.values())):
+        raise InputError(f"{where}: external data entries are no text; the file is damaged")
     if not entries.get("location"):
         raise InputError(f"{where}: external data without a location; the file is damaged")
     numbers: dict[str, int | None] = {"offset": 0, "length": None}
