@@ -140,7 +140,8 @@ class DataFileStore:
 
     def abandon(self) -> None:
         """Remove what was written, as far as it was not there before."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what was not written yet cannot be, on a full disk
+            self._file.close()
         self._path.unlink(missing_ok=True)
         if self._final is not None and self._is_new:
             self._final.unlink(missing_ok=True)
@@ -262,21 +263,18 @@ def write_bytes(output: Path, data: bytes) -> None:
 
 
 def _own_data_files(output: Path) -> list[Path]:
-    """Return the data files that only the model to be replaced refers to.
+    """Return the data files of earlier outputs of this name, a crashed one's included.
 
-    Such a file bears our name for this output, stands in the replaced model, and in no other model
-    of the folder: a renamed or copied model keeps its data.
+    A file that any other file of the folder mentions is none: a model that was renamed or copied
+    keeps its data.
     """
-    if not output.is_file():
-        return []
     pattern = re.compile(re.escape(output.name) + rf"\.[0-9a-f]{{{_DIGEST_CHARS}}}\.data")
-    found = [path for path in output.parent.iterdir() if pattern.fullmatch(path.name)]
-    others = [path for path in output.parent.glob("*.onnx") if path != output]
-    return [
-        path
-        for path in found
-        if _mentions(output, path.name) and not any(_mentions(o, path.name) for o in others)
-    ]
+    entries = [path for path in output.parent.iterdir() if path.is_file()]
+    found = [path for path in entries if pattern.fullmatch(path.name)]
+    if not found:
+        return []
+    others = [path for path in entries if path != output and path.suffix not in (".data", ".tmp")]
+    return [path for path in found if not any(_mentions(other, path.name) for other in others)]
 
 
 def _mentions(model: Path, name: str) -> bool:

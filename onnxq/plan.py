@@ -58,7 +58,7 @@ class TensorPlan:
             "shape": len(self.shape) > 0 and min(self.shape) > 0,
             "elements": self.elements == math.prod(self.shape),
             "bit_width": 1 <= self.bit_width <= 16,
-            "centroids": 1 <= self.centroids <= 1 << self.bit_width,
+            "centroids": 1 <= self.centroids <= 1 << max(0, min(self.bit_width, 16)),
             "codebook_dtype": self.codebook_dtype in (self.dtype, "float16"),
             "pdf_factor": math.isfinite(self.pdf_factor) and self.pdf_factor >= 0,
             "max_iterations": self.max_iterations >= 1,

@@ -121,9 +121,12 @@ def test_plan_comes_back_from_json(case: graphs.Case) -> None:
         ({"plan_version": 2, "tensors": [], "skipped": []}, "is no onnxq plan of version 1"),
         ({"plan_version": 1}, "is a damaged onnxq plan"),
         ({"plan_version": 1, "tensors": 3, "skipped": []}, "is a damaged onnxq plan"),
-        ({"plan_version": 1, "tensors": ["w"], "skipped": []}, "is a damaged onnxq plan"),
-        ({"plan_version": 1, "tensors": [{}], "skipped": []}, "is a damaged onnxq plan"),
-        ({"plan_version": 1, "tensors": [], "skipped": [{"name": "w"}]}, "is a damaged onnxq"),
+        ({"plan_version": 1, "tensors": ["w"], "skipped": []}, r"tensors\[0\]: found 'w'"),
+        ({"plan_version": 1, "tensors": [{}], "skipped": []}, r"tensors\[0\]: 'name' is missing"),
+        (
+            {"plan_version": 1, "tensors": [], "skipped": [{"name": "w"}]},
+            r"skipped\[0\]: 'graph' is",
+        ),
     ],
 )
 def test_what_is_no_plan_is_refused(record: Any, message: str) -> None:

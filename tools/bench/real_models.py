@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxq
+from onnxq.options import LayoutName
 
 WIDTHS = (*range(1, 13), 16)
 TASK_WIDTHS = (8, 6, 5, 4, 3, 2)
@@ -41,16 +42,18 @@ def ideal_bytes(report: Any) -> int:
     encoded = sum(
         -(-row.bit_width * row.elements // 8) + _ITEM[row.dtype] * row.centroids for row in own
     )
-    return encoded + int(report.ledger.kept_weights) + int(report.ledger.original_graph)
+    return int(encoded + report.ledger.kept_weights + report.ledger.original_graph)
 
 
-def measure(model: Path, bits: int, folder: Path, layout: str) -> dict[str, Any]:
+def measure(model: Path, bits: int, folder: Path, layout: LayoutName) -> dict[str, Any]:
     """Return the figures of one model at one width."""
-    converted, restored = folder / "converted.onnx", folder / "restored.onnx"
+    converted, restored = folder / model.name, folder / "restored.onnx"
     report = onnxq.convert(model, converted, bits=bits, layout=layout, force=True)
     if report.tensors:
         onnxq.restore(converted, restored, force=True)
     twin = restored if report.tensors else model
+    if report.output is None or report.check is None:
+        raise AssertionError("convert writes a file and checks it")
     twins = onnxq.validate(twin, converted, samples=2)
     ideal = ideal_bytes(report)
     allowed = ideal + SLACK_PER_TENSOR * len(report.tensors) + SLACK
@@ -105,7 +108,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 row = measure(model, bits, Path(name), given.layout)
                 if task is not None and bits in TASK_WIDTHS:
-                    row["score"] = score(task, Path(name) / "converted.onnx")
+                    row["score"] = score(task, Path(name) / model.name)
             rows.append(row)
             print(json.dumps(row), flush=True)
     record = {"layout": given.layout, "python": platform.python_version(), "rows": rows}
