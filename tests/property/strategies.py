@@ -6,14 +6,17 @@ force. NaN appears only where a strategy says so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from onnx import ModelProto, NodeProto, helper
 
 from onnxq.forms import FLOAT16, Form
+from tests import graphs
 from tests.encoded import FLOATS, OPSETS, make_form
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -107,3 +110,79 @@ def forms(draw: st.DrawFn, max_elements: int = 200) -> Form:
         opset=draw(st.sampled_from(OPSETS)),
         centroids=draw(st.integers(1, 1 << bits)),
     )
+
+
+PLACES = ("initializer", "constant", "branch", "branch constant", "deep", "function", "in function")
+_NAMES = ("w", "q0", "q", "z1", "layer/0:0", "gewicht-ß", "n" * 140, "a b")
+
+
+@st.composite
+def _values(draw: st.DrawFn, kinds: tuple[str, ...]) -> Array:
+    """Draw the values of a weight: of all kinds, shapes and dtypes that a model holds."""
+    shape = draw(st.sampled_from(((1,), (7,), (16, 16), (33,), (20, 31), (2, 3, 4, 5), (1500,))))
+    kind = draw(st.sampled_from(kinds))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    values = rng.standard_normal(shape).astype(np.float32)
+    if kind == "few":
+        values = rng.choice(values.reshape(-1)[:3], shape)
+    elif kind == "constant":
+        values[:] = values.reshape(-1)[0]
+    elif kind in ("inf", "nan"):
+        values.reshape(-1)[0] = np.inf if kind == "inf" else np.nan
+    return values.astype(draw(float_dtypes))
+
+
+@st.composite
+def models(draw: st.DrawFn, kinds: tuple[str, ...] = ("normal", "few", "constant", "inf")) -> Any:
+    """Draw a model with 1..5 float weights at any place that holds some, and an integer tensor.
+
+    Equal weights occur. The model is well-formed at its opset (7 to 25), but not made to be run.
+    """
+    opset = draw(st.sampled_from((7, 9, 10, 11, 13, 21, 25)))
+    places = PLACES if opset >= 9 else PLACES[:1]
+    held: dict[str, dict[str, Array]] = {place: {} for place in PLACES}
+    before: list[Array] = []
+    for number in range(draw(st.integers(1, 5))):
+        values = draw(_values(kinds))
+        if before and draw(st.integers(0, 3)) == 0:
+            values = before[-1].reshape(-1)
+        before.append(values)
+        name = f"{draw(st.sampled_from(_NAMES))}{number}"
+        held[draw(st.sampled_from(places))][name] = values
+    return _model(held, opset)
+
+
+def _model(held: Mapping[str, Mapping[str, Array]], opset: int) -> ModelProto:
+    """Return a model that holds arrays by place and name; every one of them is negated."""
+
+    def used(*places: str) -> list[NodeProto]:
+        nodes = []
+        for place in places:
+            for name, values in held[place].items():
+                if "constant" in place or "function" in place:
+                    tensor = graphs.tensor("", values)
+                    nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+                nodes.append(helper.make_node("Neg", [name], [f"{name} negated"]))
+        return nodes
+
+    flag = graphs.value("flag", dtype=graphs.BOOL)
+    empty = graphs.graph([], [], [])
+    deep = graphs.graph(used("deep"), [], [], graphs.tensors(**held["deep"]), name="deep")
+    branch = graphs.graph(
+        [*used("branch", "branch constant"),
+         graphs.node("If", "flag", "inner", then_branch=deep, else_branch=empty)],
+        [], [], graphs.tensors(**held["branch"]), name="branch",
+    )  # fmt: skip
+    nodes = used("initializer", "constant")
+    if any(held[place] for place in ("branch", "branch constant", "deep")):
+        nodes.append(graphs.node("If", "flag", "outer", then_branch=branch, else_branch=empty))
+    functions = []
+    if held["function"] or held["in function"]:
+        body = [*used("function"), graphs.node("If", "flag", "f", then_branch=graphs.graph(
+            used("in function"), [], []), else_branch=empty)]  # fmt: skip
+        imports = [helper.make_opsetid("", opset)]
+        functions.append(helper.make_function("local", "Layer", ["flag"], ["f"], body, imports))
+        nodes.append(graphs.node("Layer", "flag", "call", domain="local"))
+    held_main = graphs.tensors(count=np.arange(9), **held["initializer"])
+    main = graphs.graph(nodes, [flag], [graphs.value("outer", 1)], held_main)
+    return graphs.model(main, opset, functions=functions, imports={"local": 1})
