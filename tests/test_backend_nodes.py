@@ -33,6 +33,7 @@ class Counts:
     not_run: int = 0
     random: int = 0
     kept: int = 0
+    too_many_values: int = 0
     converted: int = 0
     tensors: int = 0
     failed: list[str] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Counts:
     def __str__(self) -> str:
         return (
             f"{self.cases} node tests: {self.converted} converted ({self.tensors} tensors), "
+            f"{self.too_many_values} of more than 65,536 distinct values, "
             f"{self.kept} with nothing to convert, {self.without_floats} without float inputs, "
             f"{self.not_run} that onnxruntime cannot run, {self.random} random, "
             f"{len(self.failed)} failed"
@@ -103,6 +105,10 @@ def check(test: Any, layout: str, counts: Counts) -> None:
         )
         if not report.tensors:
             counts.kept += 1
+            return
+        if not all(row.is_lossless for row in report.tensors):
+            counts.too_many_values += 1
+            assert all(row.is_lossless or row.centroids == 2**16 for row in report.tensors)
             return
         counts.converted += 1
         counts.tensors += len(report.tensors)
