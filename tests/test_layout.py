@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto
 
 from onnxq import layout, model
-from onnxq.encode import encode
 from onnxq.files import DataFileStore, InlineStore
 from onnxq.forms import FLOAT, FLOAT16, INT64, UINT8
 from onnxq.graphs import Document, holder, scopes, taken_names
@@ -36,29 +34,14 @@ def plan_of(document: Document, **options: Any) -> Plan:
 def assembled(
     document: Document, plan: Plan, store: Any = None, at: Placement | None = None
 ) -> tuple[int, int]:
-    """Encode a plan into a document; return (predicted, written) bytes."""
-    weights = model.weights(document)
-    by_key = {(weight.graph, weight.name): weight for weight in weights}
-    taken = taken_names(document)
-    everything = {}
-    exact = []
-    for one in plan.tensors:
-        if one.same_as is None:
-            opset = by_key[one.key].scope.opset
-            form = layout.form_of(one, opset, by_key[one.key].data_type)
-            made = encode(model.read(document, by_key[one.key]), one, form)
-            everything[one.key] = made
-            used = made.form
-            one = dataclasses.replace(
-                one, centroids=used.centroids, layout=used.layout, bit_width=used.bit_width
-            )
-        exact.append(one)
-    plan = dataclasses.replace(plan, tensors=tuple(exact))
+    """Insert random indices as a plan says; return (predicted, written) bytes of the model."""
+    weights, taken = model.weights(document), taken_names(document)
     layout.strip(document, plan, weights)
     predicted = layout.predict(document, plan, weights, taken, at)
     inserter = layout.Inserter(document, taken, weights, store or InlineStore())
     for one in plan.tensors:
-        inserter.insert(one, everything.get(one.key))
+        made = encoded(inserter.form(one), one) if one.same_as is None else None
+        inserter.insert(one, made)
     return predicted, document.proto.ByteSize()
 
 
