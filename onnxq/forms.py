@@ -248,7 +248,8 @@ def _trimmed(value: Expr, form: Form, block: int) -> Expr:
         cut = Op("Slice", (flat, Const(INT64, (1,), (0,)), ends))
     else:
         cut = Op("Slice", (flat,), (("starts", (0,)), ("ends", (form.elements,))))
-    return cut if len(form.shape) == 1 else _reshape(cut, form.shape)
+    # A Slice at the end would make the model's own Reshape behind it look like part of the form.
+    return _reshape(cut, shape)
 
 
 @cache

@@ -7,7 +7,7 @@ below it. `recognise` then compares each proposal with the graph exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import GraphProto, NodeProto, TensorProto
@@ -15,16 +15,40 @@ from onnx import GraphProto, NodeProto, TensorProto
 from onnxq import tensors
 from onnxq.bitpack import PACKINGS
 from onnxq.forms import FLOAT16, NATIVE_OPSETS, UINT8, UINT16, Form, is_plain
-from onnxq.graphs import DEFAULT_DOMAINS, Scope
+from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Scope
 from onnxq.options import LayoutName
 
-ROOTS = ("Reshape", "Slice", "Gather", "Concat")
+ROOTS = ("Reshape", "Gather", "Concat")
 """Operators that can end a form."""
-_INNER = (*ROOTS, "Cast", "Add", "Range", "Div", "Mod")
+_INNER = (*ROOTS, "Slice", "Cast", "Add", "Range", "Div", "Mod")
+Uses = Mapping[tuple[str, str], Sequence[Consumer]]
 _PLANE_TYPES = (UINT8, UINT16, *(data_type for data_type, _ in NATIVE_OPSETS.values()))
 _MAX_NODES = 100_000
+_MAX_DEPTH = 16
 _MAX_ELEMENTS = 1 << 36
 """A hostile file may claim more; no form of that many elements is looked for."""
+
+
+def stands_alone(sight: Sight, node: NodeProto, uses: Uses) -> bool:
+    """Tell whether the values between a form's lookup and its last node serve nothing else.
+
+    A model's own Reshape or Slice behind a decoded tensor can look like a part of a larger form;
+    then the tensor is used there as well.
+    """
+    outputs = sight.scope.proto.output
+    taken = {value if isinstance(value, str) else value.name for value in outputs}
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current.op_type == "Gather":
+            continue
+        for name in current.input if current.op_type == "Concat" else current.input[:1]:
+            below = sight.producer(name)
+            users = uses.get((sight.scope.path, name), ())
+            if below is None or len(users) != 1 or name in taken:
+                return False
+            pending.append(below)
+    return True
 
 
 def is_root(node: NodeProto) -> bool:
@@ -55,11 +79,16 @@ class Sight:
         return self.outer.constant(name) if self.outer and name not in self.producers else None
 
 
-def look(scope: Scope, outer: Sight | None) -> Sight:
-    """Return what is visible from a scope whose surrounding graph sees `outer`."""
+def look(scope: Scope, outer: Sight | None, ir_version: int) -> Sight:
+    """Return what is visible from a scope whose surrounding graph sees `outer`.
+
+    From IR 4 on an initializer that is also a graph input is no constant: a caller may override it.
+    """
     sight = Sight(scope=scope, outer=outer)
     if isinstance(scope.proto, GraphProto):
-        sight.constants.update((tensor.name, tensor) for tensor in scope.proto.initializer)
+        inputs = {value.name for value in scope.proto.input} if ir_version >= 4 else set()
+        held = (tensor for tensor in scope.proto.initializer if tensor.name not in inputs)
+        sight.constants.update((tensor.name, tensor) for tensor in held)
     for node in scope.proto.node:
         is_constant = node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS
         if is_constant and node.output and node.attribute and node.attribute[0].HasField("t"):
@@ -109,18 +138,18 @@ def proposals(sight: Sight, node: NodeProto) -> Iterator[Form]:
     if len(book.dims) != 1 or data_type is None or not book.dims[0]:
         return
     for layout, bit_width in _widths(book.dims[0]):
-        for shape in _shapes(sight, node, layout, bit_width, indices):
-            if min(shape, default=0) <= 0 or math.prod(shape) > _MAX_ELEMENTS:
-                continue
-            yield Form(
-                layout=layout,
-                bit_width=bit_width,
-                data_type=data_type,
-                codebook_type=book.data_type,
-                shape=shape,
-                centroids=book.dims[0],
-                opset=sight.scope.opset,
-            )
+        shape = _shape(sight, node, layout, bit_width)
+        if not shape or min(shape) <= 0 or math.prod(shape) > _MAX_ELEMENTS:
+            continue
+        yield Form(
+            layout=layout,
+            bit_width=bit_width,
+            data_type=data_type,
+            codebook_type=book.data_type,
+            shape=shape,
+            centroids=book.dims[0],
+            opset=sight.scope.opset,
+        )
 
 
 def _decoded_type(book: TensorProto, user: NodeProto) -> int | None:
@@ -133,6 +162,8 @@ def _decoded_type(book: TensorProto, user: NodeProto) -> int | None:
 def _widths(length: int) -> Iterator[tuple[LayoutName, int]]:
     """Yield (layout, bit_width) that a codebook of some length can belong to."""
     least = max(1, (length - 1).bit_length())
+    if least > 16:
+        return
     for bit_width in range(1, 17):
         exact = PACKINGS[bit_width].group > 1
         if is_plain("portable", bit_width):
@@ -147,30 +178,40 @@ def _widths(length: int) -> Iterator[tuple[LayoutName, int]]:
     yield "bytes", least
 
 
-def _shapes(
-    sight: Sight,
-    node: NodeProto,
-    layout: LayoutName,
-    bit_width: int,
-    planes: Sequence[TensorProto],
-) -> Iterator[tuple[int, ...]]:
-    """Yield the shapes that a decoded tensor can have, as its last node tells them."""
+def _shape(
+    sight: Sight, node: NodeProto, layout: LayoutName, bit_width: int
+) -> tuple[int, ...] | None:
+    """Return the shape of a decoded tensor as its last node tells it; None if it is no decode."""
     if node.op_type == "Concat":
-        yield from _joined_shapes(sight, node, layout, bit_width)
-    elif node.op_type == "Gather":
-        if layout == "native" or is_plain(layout, bit_width):
-            yield from sorted({tuple(plane.dims) for plane in planes if math.prod(plane.dims)})
-    elif node.op_type == "Slice":
-        ends = _ends(sight, node)
-        if ends:
-            yield ends
-    else:
-        shape = reshaped(sight, node)
-        if shape == (-1,):
-            group = PACKINGS[bit_width].group
-            yield from sorted({(math.prod(plane.dims) * group,) for plane in planes})
-        elif shape and math.prod(shape) > 0:
-            yield shape
+        return _joined_shape(sight, node, layout, bit_width)
+    plane = _first_plane(sight, node)
+    if plane is None:
+        return None
+    if node.op_type == "Gather":
+        is_unpacked = layout == "native" or is_plain(layout, bit_width)
+        return tuple(plane.dims) if is_unpacked else None
+    shape = reshaped(sight, node)
+    if shape != (-1,):
+        return shape
+    below = sight.producer(node.input[0])
+    if below is not None and below.op_type == "Slice":
+        return _ends(sight, below)
+    return (math.prod(plane.dims) * PACKINGS[bit_width].group,)
+
+
+def _first_plane(sight: Sight, node: NodeProto) -> TensorProto | None:
+    """Return the plane that holds the lowest bits, found down the way of the indices."""
+    for _ in range(_MAX_DEPTH):
+        position = 1 if node.op_type == "Gather" else 0
+        if len(node.input) <= position:
+            return None
+        name = node.input[position]
+        constant = sight.constant(name)
+        below = sight.producer(name)
+        if constant is not None or below is None:
+            return constant
+        node = below
+    return None
 
 
 def reshaped(sight: Sight, node: NodeProto) -> tuple[int, ...] | None:
@@ -181,23 +222,20 @@ def reshaped(sight: Sight, node: NodeProto) -> tuple[int, ...] | None:
     return tuple(int(dim) for dim in tensors.read(constant, None, "shape").reshape(-1))
 
 
-def _joined_shapes(
+def _joined_shape(
     sight: Sight, node: NodeProto, layout: LayoutName, bit_width: int
-) -> Iterator[tuple[int, ...]]:
-    """Yield the shape of tiles joined along the first axis."""
+) -> tuple[int, ...] | None:
+    """Return the shape of tiles joined along the first axis."""
     rows, rest = 0, None
     for name in node.input:
-        producer = sight.producer(name)
-        leaves = _leaves(sight, producer) if producer is not None else None
-        if producer is None or leaves is None or producer.op_type == "Concat":
-            return
-        planes = [tensor for tensor, _ in leaves if tensor.data_type in _PLANE_TYPES]
-        shape = next(_shapes(sight, producer, layout, bit_width, planes), None)
-        if shape is None or (rest is not None and shape[1:] != rest):
-            return
+        tile = sight.producer(name)
+        if tile is None or tile.op_type == "Concat":
+            return None
+        shape = _shape(sight, tile, layout, bit_width)
+        if not shape or (rest is not None and shape[1:] != rest):
+            return None
         rows, rest = rows + shape[0], shape[1:]
-    if rest is not None:
-        yield (rows, *rest)
+    return (rows, *rest) if rest is not None else None
 
 
 def _ends(sight: Sight, node: NodeProto) -> tuple[int, ...] | None:

@@ -26,7 +26,7 @@ from onnxq.forms import (
     expression,
 )
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope, consumers, scopes
-from onnxq.propose import Sight, is_root, look, proposals, reshaped
+from onnxq.propose import Sight, Uses, is_root, look, proposals, reshaped, stands_alone
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -65,23 +65,24 @@ def find(document: Document) -> list[Found]:
     """Return the encoded tensors of a model, scope by scope in file order."""
     found: list[Found] = []
     sights: dict[str, Sight] = {}
-    for scope in scopes(document):
+    all_scopes = scopes(document)
+    uses = consumers(all_scopes)
+    for scope in all_scopes:
         outer = sights.get(scope.parent.path) if scope.parent else None
-        sight = look(scope, outer)
+        sight = look(scope, outer, document.proto.ir_version)
         sights[scope.path] = sight
-        here = list(_find_in(sight, document))
+        here = list(_find_in(sight, document, uses))
         found += reversed(here)
     aliases = [alias for sight in sights.values() for alias in _aliases(sight, found)]
-    return _without_internal(document, found, aliases)
+    return _without_internal(uses, found, aliases)
 
 
-def _without_internal(document: Document, found: list[Found], aliases: list[Found]) -> list[Found]:
+def _without_internal(uses: Uses, found: list[Found], aliases: list[Found]) -> list[Found]:
     """Return all tensors; storage that only aliases use passes to the first of them.
 
     Equal tensors of two branches have their storage in the graph around both, under a name that no
     original node knows.
     """
-    uses = consumers(scopes(document))
     leads: dict[int, Found] = {}
     for alias in aliases:
         storage = alias.storage
@@ -111,11 +112,11 @@ def _is_output(item: Found) -> bool:
     return item.name in names
 
 
-def _find_in(sight: Sight, document: Document) -> Iterator[Found]:
+def _find_in(sight: Sight, document: Document, uses: Uses) -> Iterator[Found]:
     """Yield the encoded tensors of one scope, last first, so that none is a part of another."""
     inner: set[int] = set()
     for node in reversed(sight.scope.proto.node):
-        if not is_root(node) or id(node) in inner:
+        if not is_root(node) or id(node) in inner or not stands_alone(sight, node, uses):
             continue
         for form in proposals(sight, node):
             match = _Match()
