@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal, TypedDict, get_args
 
 from onnxq.errors import OptionError
@@ -20,6 +21,7 @@ CodebookDtype = Literal["float32", "float16"]
 ExternalData = Literal["auto", "always", "never"]
 Preset = Literal["ce2"]
 
+_MAX_DIGITS = 100
 CE2_RHO = 1.6
 """Least elements per centroid in the published scheme (spec: size accounting, rho about 1.6)."""
 
@@ -79,8 +81,8 @@ class ConvertOptions:
         _check_choice("--external-data", self.external_data, get_args(ExternalData))
         if self.preset is not None:
             _check_choice("--preset", self.preset, tuple(PRESETS))
-        if not (math.isfinite(self.pdf_factor) and self.pdf_factor >= 0):
-            raise OptionError(f"--pdf-factor: found {self.pdf_factor}, expected a number >= 0")
+        _check_number("--pdf-factor", self.pdf_factor)
+        _check_number("min_elements_per_centroid", self.min_elements_per_centroid)
         _check_least("--max-iterations", self.max_iterations, 1)
         _check_least("--min-elements", self.min_elements, 0)
         _check_least("--jobs", self.jobs, 0)
@@ -151,7 +153,7 @@ def parse_tensor_bits(text: str) -> tuple[str, int]:
     ('conv*.weight', 4)
     """
     pattern, equals, bits = text.rpartition("=")
-    if not equals or not pattern or not bits.strip().isdecimal():
+    if not equals or not pattern or not bits.strip().isdecimal() or len(bits) > _MAX_DIGITS:
         raise OptionError(f"--tensor: found {text!r}, expected PATTERN=BITS such as 'conv1.*=8'")
     return pattern, int(bits)
 
@@ -167,7 +169,7 @@ def _strings(key: str, value: object) -> tuple[str, ...]:
 def _pairs(value: object) -> tuple[tuple[str, int], ...]:
     items = value.items() if isinstance(value, Mapping) else value
     try:
-        return tuple((str(pattern), int(bits)) for pattern, bits in items)  # type: ignore[attr-defined]
+        return tuple((str(pattern), index(bits)) for pattern, bits in items)  # type: ignore[attr-defined]
     except (TypeError, ValueError) as err:
         raise OptionError(
             f"--tensor: found {value!r}, expected a mapping or pairs of pattern and bits"
@@ -177,6 +179,12 @@ def _pairs(value: object) -> tuple[tuple[str, int], ...]:
 def _check_width(option: str, bits: object) -> None:
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
         raise OptionError(f"{option}: found {bits!r}, expected a whole number of bits from 1 to 16")
+
+
+def _check_number(option: str, value: object) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and value >= 0):  # type: ignore[arg-type, operator]
+        raise OptionError(f"{option}: found {value!r}, expected a number >= 0")
 
 
 def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
