@@ -6,15 +6,17 @@ depend on how `encode` decodes.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from onnxq import layout, model
+from onnxq import encode, forms, layout, model
 from onnxq.encode import Encoded, planes
 from onnxq.files import InlineStore
 from onnxq.forms import (
@@ -200,3 +202,13 @@ def built(form: Form, proto: ModelProto | None = None, seed: int = 0) -> Documen
     inserter = layout.Inserter(document, taken, found, InlineStore())
     inserter.insert(one, encoded(form, one, seed))
     return document
+
+
+@contextlib.contextmanager
+def limited(limit: int) -> Iterator[None]:
+    """Let no decode node exceed a small limit, so that small tensors are tiled."""
+    with contextlib.ExitStack() as stack:
+        for function in (forms.expression, forms.tile_rows, encode.planes, encode.decode_indices):
+            stack.enter_context(mock.patch.object(function, "__defaults__", (limit,)))
+        stack.enter_context(mock.patch.object(payloads, "__defaults__", (0, limit)))
+        yield
