@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxq import tensors
 from onnxq.bitpack import PACKINGS
 from onnxq.forms import FLOAT16, NATIVE_OPSETS, UINT8, UINT16, Form, is_plain
-from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Scope
+from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope
 from onnxq.options import LayoutName
 
 ROOTS = ("Reshape", "Gather", "Concat")
@@ -37,7 +38,7 @@ def stands_alone(sight: Sight, node: NodeProto, uses: Uses) -> bool:
     """
     outputs = sight.scope.proto.output
     taken = {value if isinstance(value, str) else value.name for value in outputs}
-    pending = [node]
+    pending, seen = [node], {id(node)}
     while pending:
         current = pending.pop()
         if current.op_type == "Gather":
@@ -45,8 +46,9 @@ def stands_alone(sight: Sight, node: NodeProto, uses: Uses) -> bool:
         for name in current.input if current.op_type == "Concat" else current.input[:1]:
             below = sight.producer(name)
             users = uses.get((sight.scope.path, name), ())
-            if below is None or len(users) != 1 or name in taken:
+            if below is None or len(users) != 1 or name in taken or id(below) in seen:
                 return False
+            seen.add(id(below))
             pending.append(below)
     return True
 
@@ -59,9 +61,13 @@ def is_root(node: NodeProto) -> bool:
 
 @dataclass(kw_only=True)
 class Sight:
-    """Hold what is visible from a scope: the producers and the constants by name."""
+    """Hold what is visible from a scope: the producers and the constants by name.
+
+    `folder` is where external data lies.
+    """
 
     scope: Scope
+    folder: Path | None
     producers: dict[str, NodeProto] = field(default_factory=dict)
     constants: dict[str, TensorProto] = field(default_factory=dict)
     outer: Sight | None = None
@@ -79,14 +85,15 @@ class Sight:
         return self.outer.constant(name) if self.outer and name not in self.producers else None
 
 
-def look(scope: Scope, outer: Sight | None, ir_version: int) -> Sight:
+def look(document: Document, scope: Scope, outer: Sight | None) -> Sight:
     """Return what is visible from a scope whose surrounding graph sees `outer`.
 
     From IR 4 on an initializer that is also a graph input is no constant: a caller may override it.
     """
-    sight = Sight(scope=scope, outer=outer)
+    sight = Sight(scope=scope, folder=document.folder, outer=outer)
     if isinstance(scope.proto, GraphProto):
-        inputs = {value.name for value in scope.proto.input} if ir_version >= 4 else set()
+        is_open = document.proto.ir_version >= 4
+        inputs = {value.name for value in scope.proto.input} if is_open else set()
         held = (tensor for tensor in scope.proto.initializer if tensor.name not in inputs)
         sight.constants.update((tensor.name, tensor) for tensor in held)
     for node in scope.proto.node:
@@ -219,7 +226,7 @@ def reshaped(sight: Sight, node: NodeProto) -> tuple[int, ...] | None:
     constant = sight.constant(node.input[1]) if len(node.input) == 2 else None
     if constant is None or constant.data_type != TensorProto.INT64:
         return None
-    return tuple(int(dim) for dim in tensors.read(constant, None, "shape").reshape(-1))
+    return tuple(int(dim) for dim in tensors.read(constant, sight.folder, "shape").reshape(-1))
 
 
 def _joined_shape(
@@ -245,4 +252,4 @@ def _ends(sight: Sight, node: NodeProto) -> tuple[int, ...] | None:
     constant = sight.constant(node.input[2]) if len(node.input) == 3 else None
     if constant is None or constant.data_type != TensorProto.INT64:
         return None
-    return tuple(int(end) for end in tensors.read(constant, None, "ends").reshape(-1))
+    return tuple(int(end) for end in tensors.read(constant, sight.folder, "ends").reshape(-1))

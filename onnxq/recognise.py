@@ -69,7 +69,7 @@ def find(document: Document) -> list[Found]:
     uses = consumers(all_scopes)
     for scope in all_scopes:
         outer = sights.get(scope.parent.path) if scope.parent else None
-        sight = look(scope, outer, document.proto.ir_version)
+        sight = look(document, scope, outer)
         sights[scope.path] = sight
         here = list(_find_in(sight, document, uses))
         found += reversed(here)

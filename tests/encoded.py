@@ -188,7 +188,10 @@ def holding(form: Form, name: str = "w") -> ModelProto:
         [graphs.value("y", *form.shape, dtype=form.data_type)],
         [held],
     )
-    return graphs.model(body, form.opset)
+    made = graphs.model(body, form.opset)
+    for value in made.graph.input:  # the weight, before IR 4
+        value.type.tensor_type.elem_type = form.data_type
+    return made
 
 
 def built(form: Form, proto: ModelProto | None = None, seed: int = 0) -> Document:

@@ -20,9 +20,10 @@ from tests.property import strategies
 
 def sights(proto: ModelProto) -> dict[str, Sight]:
     found: dict[str, Sight] = {}
-    for scope in scopes(model.wrap(proto)):
+    document = model.wrap(proto)
+    for scope in scopes(document):
         outer = found.get(scope.parent.path) if scope.parent else None
-        found[scope.path] = look(scope, outer)
+        found[scope.path] = look(document, scope, outer)
     return found
 
 

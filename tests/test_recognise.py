@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -413,3 +415,25 @@ def test_own_node_behind_a_weight_is_no_part_of_it(
     assert [(f.name, f.shape) for f in found] == [("w", shape)]
     _, plain = onnxq.restore(converted)
     assert reading.without(plain, {(("main",), "w")}) == reading.without(proto, {(("main",), "w")})
+
+
+# Files of other tools
+
+
+def test_small_constants_may_stand_in_a_data_file(tmp_path: Path) -> None:
+    """Shapes and table entries are read from there too."""
+    report, converted = onnxq.convert(graphs.gemm(), bits=5, only_smaller=False, check=0)
+    path, (_, plain) = tmp_path / "m.onnx", onnxq.restore(converted)
+    onnx.save_model(converted, path, save_as_external_data=True, size_threshold=0)
+    found = find(model.load(path))
+    assert [item.name for item in found] == [row.name for row in report.tensors] == list("wbvc")
+    onnxq.restore(path, tmp_path / "plain.onnx")
+    feeds = graphs.feeds(plain)
+    runs.assert_same(runs.run(tmp_path / "plain.onnx", feeds), runs.run(plain, feeds))
+
+
+@pytest.mark.parametrize("op_type", ["Reshape", "Concat", "Slice"])
+def test_cycle_in_a_damaged_graph_ends(op_type: str) -> None:
+    nodes = [graphs.node(op_type, "b,s", "a"), graphs.node(op_type, "a,s", "b")]
+    assert found_in(model_of(*nodes, s=np.array([4]))) == []
+    assert found_in(model_of(graphs.node(op_type, "a,s", "a"), s=np.array([4]))) == []
