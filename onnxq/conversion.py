@@ -345,7 +345,7 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
     plan = make_plan(document, weights, options, workers(options))
     by_key = {planned.key: planned for planned in plan.tensors}
     kept = {(record.graph, record.name): record for record in plan.skips}
-    rows, load_bytes_sum = [], 0
+    rows, forms = [], []
     for weight in weights:
         key = (weight.graph, weight.name)
         planned = by_key.get(key)
@@ -355,11 +355,10 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
             held = graphs.holder(document, weight.scope)
             if planned.same_as is None:
                 cost = nominal_cost(form, len(weight.name.encode()), held).total
-                load_bytes_sum += load_bytes(form)
+                forms.append(form)
         rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
     taken = graphs.taken_names(document)
     layout.strip(document, plan, weights)
-    load_bytes_sum += summary.kept_bytes(weights, plan)
     predicted = layout.predict(document, plan, weights, taken, None)
     predicted += sum(length for _, length in _external_lengths(document))
     is_gain = predicted < size.file_bytes
@@ -368,7 +367,7 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
         is_converted=False,
         weights=tuple(rows),
         predicted_file_bytes=predicted if is_gain else size.file_bytes,
-        predicted_load_bytes=load_bytes_sum,
+        predicted_load_bytes=load_bytes(*forms) + summary.kept_bytes(weights, plan),
         notes=() if is_gain else ("converting would gain nothing",),
         options=options.to_json(),
         versions=summary.versions(),

@@ -176,32 +176,40 @@ def bits_per_weight(payload_bytes: int, elements: Sequence[int] | int) -> float:
     return 8 * payload_bytes / total if total else 0.0
 
 
-def load_bytes(form: Form) -> int:
-    """Return the memory that a runtime holds while it folds a tensor's decode nodes at load.
+def load_bytes(*forms: Form) -> int:
+    """Return the memory that a runtime holds while it folds tensors' decode nodes at load.
 
     Every intermediate stays alive until the folding pass ends, so all node outputs count, the
-    decoded tensor among them, and the stored constants too.
+    decoded tensors among them, and the stored parts too. Tables that tensors share count once.
     """
-    sizes: dict[Expr, tuple[int, ...]] = {}
+    shared: dict[Expr, tuple[int, ...]] = {}
     total = 0
-    stack: list[tuple[Expr, bool]] = [(expression(form), False)]
-    while stack:
-        expr, is_ready = stack.pop()
-        if expr in sizes or isinstance(expr, Value):
-            continue
-        if isinstance(expr, Op) and not is_ready:
-            stack.append((expr, True))
-            stack.extend((item, False) for item in expr.inputs)
-            continue
-        dims = _dims(expr, sizes)
-        sizes[expr] = dims
-        if isinstance(expr, Op):
-            is_float = expr.op_type not in ("Add", "Range", "Div", "Mod") and _is_float(expr)
-            item = ITEM_BITS[form.data_type] // 8 if is_float else 4
-            total += math.prod(dims) * item
-        elif isinstance(expr, Part):
-            total += part_bytes(expr)
+    for form in forms:
+        sizes = dict(shared)
+        stack: list[tuple[Expr, bool]] = [(expression(form), False)]
+        while stack:
+            expr, is_ready = stack.pop()
+            if expr in sizes:
+                continue
+            if isinstance(expr, Op) and not is_ready:
+                stack.append((expr, True))
+                stack.extend((item, False) for item in expr.inputs)
+                continue
+            sizes[expr] = _dims(expr, sizes)
+            total += _held_bytes(expr, math.prod(sizes[expr]), form)
+            if isinstance(expr, Op) and expr.is_shared:
+                shared[expr] = sizes[expr]
     return total
+
+
+def _held_bytes(expr: Expr, elements: int, form: Form) -> int:
+    """Return the bytes of a node's output or of a stored part; fixed constants are not counted."""
+    if isinstance(expr, Part):
+        return part_bytes(expr)
+    if not isinstance(expr, Op):
+        return 0
+    is_float = expr.op_type not in ("Add", "Range", "Div", "Mod") and _is_float(expr)
+    return elements * (ITEM_BITS[form.data_type] // 8 if is_float else 4)
 
 
 def _is_float(expr: Expr) -> bool:

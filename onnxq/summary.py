@@ -226,7 +226,7 @@ def inspect_converted(document: Document, found: list[Found], size: FileSize) ->
         ),
         predicted_file_bytes=None,
         predicted_load_bytes=kept_total
-        + sum(load_bytes(item.form) for item in found if item.same_as is None),
+        + load_bytes(*(item.form for item in found if item.same_as is None)),
         bits_per_weight=8 * stored / elements if elements else None,
         versions=versions(),
     )

@@ -15,7 +15,6 @@ from onnxq.bitpack import PACKINGS, plane_bytes
 from onnxq.forms import (
     FLOAT,
     FLOAT16,
-    INT32,
     MAX_NODE_BYTES,
     UINT2,
     UINT4,
@@ -38,7 +37,6 @@ from onnxq.forms import (
     tile_rows,
 )
 from onnxq.options import LayoutName
-from onnxq.rate import load_bytes
 from onnxq.tensors import FLOAT_TYPES
 from tests.encoded import FLOATS, LAYOUTS, OPSETS, Evaluator, make_form, payloads, values
 from tests.property.strategies import bit_widths, forms, layouts
@@ -316,20 +314,3 @@ def test_largest_node_of_the_usual_forms() -> None:
     assert largest_node_bytes(make_form("bytes", 4, shape, data_type=FLOAT16)) == 1600 * 4
     assert largest_node_bytes(make_form("portable", 4, shape, data_type=FLOAT16)) == 1600 * 2
     assert largest_node_bytes(make_form("portable", 4, shape, data_type=FLOAT16), 320) == 1600 * 2
-
-
-# Memory at load
-
-
-@given(forms(500))
-def test_load_bytes_are_those_of_all_nodes_and_stored_parts(form: Form) -> None:
-    evaluator = evaluated(form)[1]
-    stored = sum(part_bytes(part) for part in parts(expression(form)))
-    held = sum(array.nbytes for array in evaluator.outputs.values()) + stored
-    assert load_bytes(form) == held
-
-
-def test_load_bytes_of_one_form_by_hand() -> None:
-    form = make_form("portable", 8, (10, 10))
-    assert load_bytes(form) == 100 + 256 * 4 + 100 * 4 + 100 * 4
-    assert all(op.attributes in ((), (("to", INT32),)) for op in nodes(expression(form)))

@@ -21,6 +21,8 @@ from onnxq.forms import (
     Form,
     Part,
     expression,
+    part_bytes,
+    parts,
     shared_expressions,
 )
 from onnxq.graphs import Holder
@@ -32,12 +34,13 @@ from onnxq.rate import (
     ce2_bytes,
     constant_cost,
     expression_cost,
+    load_bytes,
     node_cost,
     nominal_emission,
     own_cost,
 )
 from onnxq.tensors import make_tensor, nominal_bytes
-from tests.encoded import make_form, payloads
+from tests.encoded import Evaluator, make_form, payloads
 from tests.graphs import point_outside
 from tests.property.strategies import forms
 
@@ -214,3 +217,32 @@ def test_bits_per_weight_count_the_codebook_and_padding() -> None:
     assert bits_per_weight(5, 8) == 5.0
     assert bits_per_weight(5, [3, 5]) == 5.0
     assert bits_per_weight(0, 0) == bits_per_weight(7, []) == 0.0
+
+
+# Memory at load
+
+
+@given(forms())
+def test_memory_at_load_is_that_of_all_nodes_and_stored_parts(form: Form) -> None:
+    evaluator = Evaluator(payloads(form))
+    evaluator.value(expression(form))
+    stored = sum(part_bytes(part) for part in parts(expression(form)))
+    held = sum(array.nbytes for array in evaluator.outputs.values())
+    assert load_bytes(form) == held + stored
+
+
+def test_memory_at_load_by_hand() -> None:
+    """The indices, the codebook, the indices as int32 and the decoded tensor."""
+    assert load_bytes(make_form("portable", 8, (10, 10))) == 100 + 256 * 4 + 100 * 4 + 100 * 4
+
+
+@pytest.mark.parametrize("bits", [1, 4, 7, 12])
+def test_tables_count_once_for_all_tensors(bits: int) -> None:
+    form = make_form("portable", bits, (10, 10))
+    evaluator = Evaluator(payloads(form))
+    evaluator.value(expression(form))
+    tables = sum(a.nbytes for op, a in evaluator.outputs.items() if op.is_shared)  # type: ignore[union-attr]
+    assert load_bytes(form, form, form) == 3 * load_bytes(form) - 2 * tables
+    other = make_form("bytes", 4, (10, 10))
+    assert load_bytes(form, other) == load_bytes(form) + load_bytes(other)
+    assert load_bytes() == 0
