@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,17 @@ def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any], names: Collec
         return _without_labels(found, names)
     path = Path(inputs)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:  # np.load leaves a file open that it cannot read
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: is no .npz file, expected arrays keyed by input name")
             return _without_labels({name: archive[name] for name in archive.files}, names)
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
-    except (ValueError, zipfile.BadZipFile, EOFError) as err:
+    except (ValueError, zipfile.BadZipFile, EOFError, zlib.error) as err:
         raise InputError(f"{path}: is no .npz file of plain arrays: {err}") from err
+    except MemoryError as err:
+        raise InputError(f"{path}: claims arrays larger than the memory: {err}") from err
 
 
 def _without_labels(found: Feeds, names: Collection[str]) -> Feeds:
