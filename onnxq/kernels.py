@@ -39,14 +39,29 @@ def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Return the machine-code form of a kernel of this module; it releases the interpreter lock.
 
     Compiled code is kept beside this file or, if that is read-only, in the user's cache folder; if
-    neither can be written it is kept in memory only.
+    neither can be written, or what is kept there cannot be loaded, it is compiled in memory.
     """
     import numba
 
     try:
-        return numba.njit(cache=True, nogil=True)(kernel)  # type: ignore[no-any-return]
+        kept = numba.njit(cache=True, nogil=True)(kernel)
     except RuntimeError:  # numba's word for "no writable cache folder"
         return numba.njit(nogil=True)(kernel)  # type: ignore[no-any-return]
+
+    def run(*args: Any) -> Any:
+        try:
+            return kept(*args)
+        except (RuntimeError, OSError, EOFError):  # a cache file cut short, by a full disk say
+            return _fresh(kernel)(*args)
+
+    return run
+
+
+@cache
+def _fresh(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    import numba
+
+    return numba.njit(nogil=True)(kernel)  # type: ignore[no-any-return]
 
 
 def least_weight_path(runs: Any, penalty: float, best: Any, parent: Any, queue: Any) -> None:
