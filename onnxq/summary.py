@@ -35,7 +35,7 @@ from onnxq.selection import Skip
 if sys.platform != "win32":
     import resource
 
-_PACKAGES = ("onnxq", "onnx", "numpy", "numba", "onnxruntime-gpu", "onnxruntime")
+_PACKAGES = ("onnx", "numpy", "numba", "onnxruntime-gpu", "onnxruntime")
 
 
 def tensor_rows(plan: Plan, encoded: Mapping[tuple[str, str], Encoded]) -> tuple[TensorRow, ...]:
@@ -243,7 +243,8 @@ def peak_memory_bytes() -> int | None:
 @cache
 def versions() -> Mapping[str, str]:
     """Return the versions of what the bytes and figures depend on."""
-    found: dict[str, str] = {}
+    # A checkout that is run as it is has no metadata.
+    found = {"onnxq": str(sys.modules["onnxq"].__version__)}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
