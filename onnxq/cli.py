@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxq.report import AnyReport
 
 STDOUT = Path("-")
+NO_NAME = Path("")
 
 app = typer.Typer(
     name="onnxq",
@@ -115,7 +116,7 @@ def convert(
     """Write a smaller model: float weights become codebooks and packed indices."""
     values = locals()
     with _exit_codes():
-        delivery = _Delivery(json=json, force=force, quiet=quiet, verbose=verbose)
+        delivery = _Delivery(json=json, force=force, quiet=quiet, verbose=verbose, model=output)
         delivery.check({"OUT": output, "--save-plan": save_plan}, {"IN": model, "--plan": plan})
         options = o.given(ctx, values)
         samples = o.samples_to_check(values)
@@ -189,7 +190,7 @@ def restore(
 ) -> None:
     """Write the plain float model with the weights that a converted one decodes to."""
     with _exit_codes():
-        delivery = _Delivery(json=json, force=force, quiet=quiet, verbose=verbose)
+        delivery = _Delivery(json=json, force=force, quiet=quiet, verbose=verbose, model=output)
         delivery.check({"OUT": output}, {"IN": model})
         from onnxq import api
 
@@ -239,6 +240,8 @@ class _Delivery:
     force: bool
     quiet: bool
     verbose: bool
+    model: Path | None = None
+    """The model that the command writes before its report."""
 
     def check(self, written: dict[str, Path | None], read: dict[str, Path | None]) -> None:
         """Refuse, before any work, what could not be delivered; OUT itself is checked by `api`."""
@@ -246,6 +249,12 @@ class _Delivery:
             raise OptionError("--quiet and --verbose exclude each other; give one")
         from onnxq import textfile
 
+        for option, path in written.items():
+            if path in (STDOUT, NO_NAME):
+                what = "is no file name" if path == NO_NAME else "would be a file of this name"
+                raise OptionError(
+                    f"{option} {str(path)!r}: {what}; give a file (--json - prints the report)"
+                )
         json = None if self.json == STDOUT else self.json
         written = {**written, "--json": json}
         textfile.check_distinct(written, read)
@@ -264,18 +273,28 @@ class _Delivery:
 
     def deliver(self, report: AnyReport, *, is_product: bool = False) -> None:
         """Write the JSON, then the text: to stdout where it is all that the command makes."""
-        from onnxq import render, terminal, textfile
-        from onnxq import report as reports
+        from onnxq import render, terminal
 
-        if self.json == STDOUT:
-            _write_stdout(reports.dumps(report))
-        elif self.json is not None:
-            textfile.save(self.json, reports.dumps(report), force=self.force)
+        try:
+            self._write_json(report)
+        except OutputError as err:
+            if self.model is None:
+                raise
+            raise OutputError(f"{self.model}: was written, but its report was not: {err}") from err
         if not self.quiet:
             with suppress(OSError):  # nobody can be told that stderr cannot be written
                 to_stdout = is_product and self.json != STDOUT
                 console = terminal.make_console(to_stdout=to_stdout)
                 render.render(report, console, verbose=self.verbose)
+
+    def _write_json(self, report: AnyReport) -> None:
+        from onnxq import report as reports
+        from onnxq import textfile
+
+        if self.json == STDOUT:
+            _write_stdout(reports.dumps(report))
+        elif self.json is not None:
+            textfile.save(self.json, reports.dumps(report), force=self.force)
 
 
 @contextmanager

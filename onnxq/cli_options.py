@@ -218,7 +218,7 @@ def given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     `op_types` is split at commas, and `tensor`, which has its own syntax, becomes `tensor_bits`.
 
     Raises:
-        OptionError: a value of --tensor is not PATTERN=BITS.
+        OptionError: a value of --tensor is not PATTERN=BITS, or --op-types lacks a type.
     """
     chosen: dict[str, Any] = {}
     for name in values:
@@ -226,12 +226,20 @@ def given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
         if name in ConvertOptions.__dataclass_fields__ and getattr(source, "name", "") != "DEFAULT":
             chosen[name] = values[name]
     if "op_types" in chosen:
-        chosen["op_types"] = [
-            kind.strip() for text in chosen["op_types"] for kind in text.split(",") if kind.strip()
-        ]
+        chosen["op_types"] = [kind for text in chosen["op_types"] for kind in _op_types(text)]
     if values.get("tensor"):
         chosen["tensor_bits"] = [parse_tensor_bits(text) for text in values["tensor"]]
     return chosen
+
+
+def _op_types(text: str) -> list[str]:
+    kinds = [kind.strip() for kind in text.split(",")]
+    if not all(kinds):
+        raise OptionError(
+            f"--op-types: found {text!r}, an operator type is missing; expected types such as "
+            "Conv,Gemm"
+        )
+    return kinds
 
 
 def samples_to_check(values: Mapping[str, Any]) -> int | None:

@@ -51,7 +51,12 @@ def save(path: Path, text: str, *, force: bool) -> None:
     """
     check_target(path, force=force)
     if not _is_stream(path):
-        files.write_bytes(Path(os.path.realpath(path)), text.encode("utf-8"))
+        try:
+            files.write_bytes(Path(os.path.realpath(path)), text.encode("utf-8"))
+        except OutputError as err:
+            # `files` says that nothing was changed; of the model beside it that need not hold.
+            reason = getattr(err.__cause__, "strerror", None) or err
+            raise OutputError(f"{path}: cannot be written: {reason}") from err
         return
     try:
         path.write_text(text, encoding="utf-8", newline="\n")

@@ -191,6 +191,12 @@ def test_usage_errors_end_with_2_and_say_nothing_on_stdout(api: FakeApi, argumen
         ("convert a b --tensor x", "--tensor: found 'x', expected PATTERN=BITS"),
         ("convert a b -q -v", "--quiet and --verbose exclude each other"),
         ("convert a b --check 2 --no-check", "--check and --no-check exclude each other"),
+        ("convert a b --op-types ,", "--op-types: found ',', an operator type is missing"),
+        ("convert a b --op-types Conv,", "--op-types: found 'Conv,', an operator type is missing"),
+        ("inspect a --op-types=", "--op-types: found '', an operator type is missing"),
+        ("convert a -", "OUT '-': would be a file of this name; give a file"),
+        ("restore a -", "OUT '-': would be a file of this name; give a file"),
+        ("convert a b --save-plan -", "--save-plan '-': would be a file of this name"),
         ("convert a b --json b", "--json b: is the same file as that of OUT"),
         ("convert a b --json a", "--json a: is the same file as that of IN"),
         ("convert a b --plan p --save-plan p", "--save-plan p: is the same file as that of --plan"),
@@ -236,6 +242,29 @@ def test_files_that_exist_need_force_before_any_work(
     assert api.calls == []
     assert (tmp_path / "r.json").read_text() == "old"
     assert run("convert", "a", "b", option, "r.json", "--force").exit_code == 0
+
+
+def test_an_output_without_a_name_is_refused(api: FakeApi) -> None:
+    result = run("convert", "a", "")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: OUT '.': is no file name")
+    assert api.calls == []
+
+
+@pytest.mark.parametrize("command", ["convert", "restore"])
+def test_a_report_that_cannot_be_written_does_not_deny_the_model(
+    api: FakeApi, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnxq.files.os.replace", full)
+    result = run(command, "a", "b", "--json", "r.json")
+    assert result.exit_code == OutputError.exit_code
+    assert result.stderr == (
+        "error: b: was written, but its report was not: "
+        "r.json: cannot be written: No space left on device\n"
+    )
 
 
 def test_a_missing_folder_is_told_before_any_work(api: FakeApi) -> None:
