@@ -15,6 +15,11 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "convert", "inspect", "restore", "validate"]
 
 
+def __dir__() -> list[str]:
+    """Return the public names, those not imported yet included."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import the public functions when they are first used: `onnxq --help` needs none of them."""
     if name in __all__:

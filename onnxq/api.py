@@ -16,12 +16,12 @@ from typing import Any, TypeAlias, Unpack, overload
 
 import onnx
 
-from onnxq import checks, conversion, files, model, recognise, revert, summary
+from onnxq import checks, conversion, files, inspection, model, recognise, revert, summary
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import load_feeds
 from onnxq.graphs import Document
-from onnxq.options import ConvertOptions, OptionValues, make_options
+from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_options
 from onnxq.plan import Plan
 from onnxq.recognise import Found
 from onnxq.replay import match_plan
@@ -92,9 +92,7 @@ def convert(
         OnnxqError: the options, the input or the output are at fault; see docs/errors.md.
     """
     started = time.monotonic()
-    chosen = make_options(options)
-    if check is not None and check < 0:
-        raise OptionError(f"--check: found {check}, expected a whole number >= 0")
+    chosen = _options(options, plan is not None, check)
     target = _target(output, source, force)
     if save_plan is not None:
         files.check_output(Path(save_plan), force=force)
@@ -116,11 +114,20 @@ def convert(
         input_bytes=input_bytes,
         inputs=frozenset(inputs),
         is_requantized=bool(found),
+        has_plan=plan is not None,
         reopen=lambda: _open(source),
     )
     outcome = conversion.run(job, partial(_check, source, job, check), progress)
     report = _report(outcome, job, _text(output), started)
     return report if target is not None else (report, _like(source, outcome.document.proto))
+
+
+def _options(given: OptionValues, has_plan: bool, check: int | None) -> ConvertOptions:
+    if has_plan:
+        check_beside_plan(given)
+    if check is not None and check < 0:
+        raise OptionError(f"--check: found {check}, expected a whole number >= 0")
+    return make_options(given)
 
 
 def _decode_first(document: Document, found: list[Found], requantize: bool) -> None:
@@ -141,19 +148,22 @@ def _plan(
     weights = model.weights(document)
     if plan is None:
         return conversion.plan(document, weights, options, progress)
-    if not isinstance(plan, Plan):
-        plan = _load_plan(Path(plan))
-    return match_plan(document, plan, weights)
+    if isinstance(plan, Plan):
+        return match_plan(document, plan, weights)
+    try:
+        return match_plan(document, _load_plan(Path(plan)), weights)
+    except InputError as err:
+        raise InputError(f"{os.fspath(plan)}: {err}") from err
 
 
 def _load_plan(path: Path) -> Plan:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
-        raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
+        raise InputError(f"cannot be read: {err.strerror or err}") from err
     except ValueError as err:
-        raise InputError(f"{path}: is no JSON: {err}") from err
-    return Plan.from_json(record, str(path))
+        raise InputError("is no JSON, expected a plan that --save-plan wrote") from err
+    return Plan.from_json(record, "plan")
 
 
 def _check(
@@ -180,7 +190,9 @@ def _report(
     stored = sum(row.index_bytes + row.codebook_bytes for row in rows)
     return Report(
         input=FileSize(path=_name(job.document), file_bytes=job.input_bytes),
-        output=FileSize(path=output, file_bytes=outcome.output_bytes),
+        output=FileSize(
+            path=output, file_bytes=outcome.output_bytes, data_files=outcome.data_files
+        ),
         predicted_bytes=outcome.predicted_bytes,
         ce2_bytes=summary.published_bytes(outcome.plan, outcome.encoded, outcome.kept),
         bits_per_weight=8 * stored / elements if elements else None,
@@ -189,7 +201,7 @@ def _report(
         skipped=summary.skip_rows(outcome.plan.skips),
         check=outcome.check,
         notes=tuple(outcome.notes),
-        options=job.options.to_json(),
+        options=job.described_options(),
         versions=summary.versions(),
         seconds=time.monotonic() - started,
         peak_memory_bytes=summary.peak_memory_bytes(),
@@ -206,8 +218,8 @@ def inspect(source: ModelLike, **options: Unpack[OptionValues]) -> InspectReport
     document = _open(source)
     size = FileSize(path=_name(document), file_bytes=model.total_bytes(document))
     if found := recognise.find(document):
-        return summary.inspect_converted(document, found, size)
-    return conversion.inspect_plain(document, chosen, size)
+        return inspection.inspect_converted(document, found, size)
+    return inspection.inspect_plain(document, chosen, size)
 
 
 @overload

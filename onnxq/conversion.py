@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from onnxq import cluster, files, graphs, layout, model, revert, summary, tensors
 from onnxq.checks import Check
 from onnxq.encode import Encoded, encode
 from onnxq.graphs import Document
 from onnxq.model import Weight
-from onnxq.options import ConvertOptions, ExternalData
+from onnxq.options import BESIDE_A_PLAN, ConvertOptions, ExternalData
 from onnxq.parallel import ordered_map
-from onnxq.plan import Plan, TensorPlan, form_of, make_plan
-from onnxq.rate import load_bytes, nominal_cost
+from onnxq.plan import Plan, TensorPlan, make_plan
 from onnxq.recognise import Found
-from onnxq.report import FileSize, InspectReport
 from onnxq.selection import reason_to_keep, skip
 
 WHOLE_TENSOR_BYTES = 64 << 20
@@ -63,6 +62,14 @@ class Job:
     inputs: frozenset[Path]
     is_requantized: bool
     reopen: Callable[[], Document]
+    has_plan: bool = False
+
+    def described_options(self) -> dict[str, Any]:
+        """Return the options in effect: those that a plan decides are left out beside one."""
+        described = self.options.to_json()
+        if self.has_plan:
+            described = {key: described[key] for key in sorted(BESIDE_A_PLAN)} | {"plan": True}
+        return described
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,6 +86,7 @@ class Outcome:
     moved_bytes: int
     check: Check | None
     notes: Sequence[str]
+    data_files: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,10 +176,7 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     except BaseException:
         _abandon(bench.store)
         raise
-    if output_bytes >= job.input_bytes and not bench.plan.tensors:
-        notes.insert(0, "nothing was gained: no tensor gets smaller, the model is kept as it is")
-    elif output_bytes >= job.input_bytes:
-        notes.insert(0, "nothing was gained: the output is not smaller than the input")
+    notes = [*_gain_notes(job, bench, output_bytes), *notes]
     return Outcome(
         document=bench.document,
         plan=bench.plan,
@@ -183,7 +188,29 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
         moved_bytes=bench.moved_bytes,
         check=checked,
         notes=notes,
+        data_files=_data_names(bench.store),
     )
+
+
+def _gain_notes(job: Job, bench: _Bench, output_bytes: int) -> Iterator[str]:
+    """Yield what a user should know of the sizes."""
+    for name in _data_names(bench.store):
+        yield f"the values stand in {name}, which belongs beside the model: ship both files"
+    if job.is_requantized:
+        yield "the input was converted before: it was decoded first, tables compare with its floats"
+    if output_bytes < job.input_bytes:
+        return
+    if bench.plan.tensors:
+        yield "nothing was gained: the output is not smaller than the input"
+    elif any(record.reason == "not-smaller" for record in bench.plan.skips):
+        yield "nothing was gained: no tensor gets smaller, the model is kept as it is"
+    else:
+        yield "nothing was gained: every tensor is kept, for the reasons listed"
+
+
+def _data_names(store: files.Store) -> tuple[str, ...]:
+    final = store.final if isinstance(store, files.DataFileStore) else None
+    return (final.name,) if final is not None else ()
 
 
 def _gains_nothing(bench: _Bench, job: Job) -> bool:
@@ -211,8 +238,8 @@ def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
         external = "never"  # the same values with longer references would take more bytes
     store = _store(external, document, job.target)
     layout.strip(document, plan, weights)
-    move_kept(document, store)
-    moved = sum(length for _, length in _external_lengths(document))
+    files.move_kept(document, store)
+    moved = sum(model.external_lengths(document))
     kept = summary.kept_floats(weights, plan)
     return _Bench(
         document=document,
@@ -233,31 +260,6 @@ def _store(external: ExternalData, document: Document, target: Path | None) -> f
     if external == "always" or document.has_data_files:
         return files.DataFileStore(target)
     return files.InlineStore()
-
-
-def move_kept(document: Document, store: files.Store) -> None:
-    """Give every tensor that stays in the model its values in the store's place.
-
-    Raises:
-        InputError: an external tensor cannot be read.
-    """
-    held = {id(tensor) for tensor in store.tensors}
-    for name, tensor in list(model.external_tensors(document)):
-        if id(tensor) in held:
-            continue
-        where = f"{document.label}: tensor {name!r}"
-        path, offset, length = tensors.check_external(tensor, document.folder, where)
-        store.copy(tensor, path, offset, length)
-    if isinstance(store, files.DataFileStore):
-        for tensor in graphs.initializers(document):
-            if not tensors.is_external(tensor) and tensor.HasField("raw_data"):
-                store.move(tensor)
-
-
-def _external_lengths(document: Document) -> Iterator[tuple[str, int]]:
-    for name, tensor in model.external_tensors(document):
-        _, _, length = tensors.external_entries(tensor, name)
-        yield name, length or 0
 
 
 def _encode_all(
@@ -327,7 +329,7 @@ def restore(document: Document, found: list[Found], target: Path | None) -> int:
     inputs = model.data_files(document)
     try:
         revert.replace_all(document, found, store)
-        move_kept(document, store)
+        files.move_kept(document, store)
         if target is None:
             return document.proto.ByteSize()
         serialize = partial(files.serialize, document.proto, document.label)
@@ -337,38 +339,3 @@ def restore(document: Document, found: list[Found], target: Path | None) -> int:
         _abandon(store)
         raise
     return size + _data_bytes(store)
-
-
-def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -> InspectReport:
-    """Return what a plain model holds and what a conversion under options would do."""
-    weights = model.weights(document)
-    plan = make_plan(document, weights, options, workers(options))
-    by_key = {planned.key: planned for planned in plan.tensors}
-    kept = {(record.graph, record.name): record for record in plan.skips}
-    rows, forms = [], []
-    for weight in weights:
-        key = (weight.graph, weight.name)
-        planned = by_key.get(key)
-        cost = None
-        if planned is not None:
-            form = form_of(planned, weight.scope.opset, weight.data_type)
-            held = graphs.holder(document, weight.scope)
-            if planned.same_as is None:
-                cost = nominal_cost(form, len(weight.name.encode()), held).total
-                forms.append(form)
-        rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
-    taken = graphs.taken_names(document)
-    layout.strip(document, plan, weights)
-    predicted = layout.predict(document, plan, weights, taken, None)
-    predicted += sum(length for _, length in _external_lengths(document))
-    is_gain = predicted < size.file_bytes
-    return InspectReport(
-        model=size,
-        is_converted=False,
-        weights=tuple(rows),
-        predicted_file_bytes=predicted if is_gain else size.file_bytes,
-        predicted_load_bytes=load_bytes(*forms) + summary.kept_bytes(weights, plan),
-        notes=() if is_gain else ("converting would gain nothing",),
-        options=options.to_json(),
-        versions=summary.versions(),
-    )

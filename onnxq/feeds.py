@@ -23,6 +23,9 @@ LABELS = ("label", "target")
 """Arrays of a data file that are no inputs, unless the model has inputs of these names."""
 
 
+_NO_ARCHIVE = "is not an .npz file of plain arrays, keyed by input name; numpy.savez writes one"
+
+
 def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any], names: Collection[str]) -> Feeds:
     """Return inputs by name, from an `.npz` file or a mapping of arrays.
 
@@ -41,12 +44,12 @@ def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any], names: Collec
         with path.open("rb") as file:  # np.load leaves a file open that it cannot read
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: is no .npz file, expected arrays keyed by input name")
+                raise InputError(f"{path}: {_NO_ARCHIVE}")
             return _without_labels({name: archive[name] for name in archive.files}, names)
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
     except (ValueError, zipfile.BadZipFile, EOFError, zlib.error) as err:
-        raise InputError(f"{path}: is no .npz file of plain arrays: {err}") from err
+        raise InputError(f"{path}: {_NO_ARCHIVE}") from err
     except MemoryError as err:
         raise InputError(f"{path}: claims arrays larger than the memory: {err}") from err
 

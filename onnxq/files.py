@@ -23,7 +23,10 @@ import numpy as np
 from google.protobuf.message import EncodeError
 from onnx import ModelProto, TensorProto
 
+from onnxq import tensors
 from onnxq.errors import OutputError
+from onnxq.graphs import Document, initializers
+from onnxq.model import external_tensors
 from onnxq.rate import EXTERNAL_THRESHOLD, Placement
 
 if sys.platform != "win32":
@@ -67,7 +70,8 @@ class DataFileStore:
         self._written = 0
         self._final: Path | None = None
         self._is_new = False
-        self._path, self._file = _temporary(output)
+        with _output_errors(output):
+            self._path, self._file = _temporary(output)
 
     def put(self, tensor: TensorProto, values: Array) -> None:
         """Give a tensor its values: inline when short, else in the data file."""
@@ -148,6 +152,25 @@ class DataFileStore:
 
 
 Store = InlineStore | DataFileStore
+
+
+def move_kept(document: Document, store: Store) -> None:
+    """Give every tensor that stays in the model its values in the store's place.
+
+    Raises:
+        InputError: an external tensor cannot be read.
+    """
+    held = {id(tensor) for tensor in store.tensors}
+    for name, tensor in list(external_tensors(document)):
+        if id(tensor) in held:
+            continue
+        where = f"{document.label}: tensor {name!r}"
+        path, offset, length = tensors.check_external(tensor, document.folder, where)
+        store.copy(tensor, path, offset, length)
+    if isinstance(store, DataFileStore):
+        for tensor in initializers(document):
+            if not tensors.is_external(tensor) and tensor.HasField("raw_data"):
+                store.move(tensor)
 
 
 def data_name(output: Path, digest: str) -> str:

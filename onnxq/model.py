@@ -77,6 +77,8 @@ def load(path: Path) -> Document:
         size = path.stat().st_size
         if not path.is_file():
             raise InputError(f"{label}: is a device or pipe, expected an .onnx file")
+        if size == 0:
+            raise InputError(f"{label}: is empty, expected an .onnx file")
         if size > MAX_PROTO_BYTES:
             raise InputError(
                 f"{label}: found {size:,} bytes, an ONNX file can hold {MAX_PROTO_BYTES:,}; "
@@ -89,7 +91,7 @@ def load(path: Path) -> Document:
     try:
         proto.ParseFromString(data)
     except (DecodeError, RecursionError) as err:
-        raise InputError(f"{label}: is not an ONNX model, or is damaged: {err}") from err
+        raise InputError(f"{label}: {_what_it_is(data)}") from err
     del data
     document = Document(proto=proto, path=path, folder=path.parent, file_bytes=size, label=label)
     _check(document)
@@ -99,6 +101,15 @@ def load(path: Path) -> Document:
         for name, tensor in external_tensors(document)
     }
     return replace(document, has_data_files=bool(locations - {own}))
+
+
+def _what_it_is(data: bytes) -> str:
+    """Return what a file is that is no ONNX model, as far as its first bytes tell."""
+    if data.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the model itself; run 'git lfs pull'"
+    if data[:100].lstrip()[:1] == b"<":
+        return "is an HTML or XML page, not an ONNX model; download the model again"
+    return "is not an ONNX model, or was cut off or damaged; download or export it again"
 
 
 def _read(path: Path, size: int) -> bytes:
@@ -257,6 +268,12 @@ def external_tensors(document: Document) -> Iterator[tuple[str, TensorProto]]:
         for name, _, _, tensor, _ in _held(scope, document.label):
             if tensors.is_external(tensor):
                 yield name, tensor
+
+
+def external_lengths(document: Document) -> Iterator[int]:
+    """Yield the bytes of every tensor whose values stand in another file."""
+    for name, tensor in external_tensors(document):
+        yield tensors.external_entries(tensor, name)[2] or 0
 
 
 def total_bytes(document: Document) -> int:

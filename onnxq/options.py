@@ -120,6 +120,24 @@ class OptionValues(TypedDict, total=False):
     jobs: int
 
 
+BESIDE_A_PLAN = frozenset({"external_data", "jobs", "only_smaller"})
+"""The options that a saved plan leaves open; it decides all others."""
+
+
+def check_beside_plan(given: Mapping[str, Any]) -> None:
+    """Check that no option contradicts a saved plan.
+
+    Raises:
+        OptionError: an option is given that the plan decides.
+    """
+    for key, value in given.items():
+        if value is not None and key not in BESIDE_A_PLAN:
+            option = "tensor" if key == "tensor_bits" else key.replace("_", "-")
+            raise OptionError(
+                f"--plan decides every tensor; leave out --{option}, or make a new plan"
+            )
+
+
 def make_options(given: Mapping[str, Any]) -> ConvertOptions:
     """Return the options of a call: defaults, then the preset, then what was given (not None).
 

@@ -62,6 +62,7 @@ class _Page:
 
     def table(self, table: Table) -> None:
         if table.row_count:
+            tables.fit(table, self._console.width)
             self._console.print()
             self._console.print(table)
 
@@ -76,6 +77,7 @@ class _Page:
         self._gain(report)
         if report.check is not None:
             self._check(report.check)
+            self._hint(report)
         self.table(tables.width_table(report.by_width()))
         if report.ledger is not None:
             self.table(tables.ledger_table(report.ledger))
@@ -130,11 +132,21 @@ class _Page:
             self.line(f"output SNR {ratio} dB{off} ({least.name!r}{which}, {fed})")
         self._load(check)
 
+    def _hint(self, report: Report) -> None:
+        """Say where a comparison on random inputs tells nothing of the conversion."""
+        check = report.check
+        is_lossy = any(row.snr_db is not None for row in report.tensors)
+        if check is not None and is_lossy and (check.is_equal or _is_drowned(check)):
+            self.line(
+                "these random inputs do not exercise the weights; validate with --inputs", "yellow"
+            )
+
     def _load(self, check: Check) -> None:
-        if check.load_ratio is not None:
+        if check.reference_load_seconds is not None and check.candidate_load_seconds is not None:
             before = _milliseconds(check.reference_load_seconds)
             after = _milliseconds(check.candidate_load_seconds)
-            self.line(f"load time {before} -> {after} ({check.load_ratio:.2f} times)")
+            ratio = "" if check.load_ratio is None else f" ({check.load_ratio:.2f} times)"
+            self.line(f"load time {before} -> {after}{ratio}")
 
     def inspect(self, report: InspectReport, *, verbose: bool) -> None:
         self.line(f"{_path(report.model)}: {report.model.file_bytes:,} bytes", "bold")
@@ -144,13 +156,17 @@ class _Page:
             self.line(f"converted by onnxq{rate}")
         if report.predicted_file_bytes is not None:
             self.line(_prediction(report, report.predicted_file_bytes))
-        if report.predicted_load_bytes is not None:
+        if report.predicted_load_bytes is not None and _is_decoded(report):
             self.line(f"decoding at load needs {report.predicted_load_bytes:,} bytes of memory")
         if report.is_converted:
             self.table(tables.tensor_table(report.tensors, "encoded tensors"))
             self.table(tables.width_table(sum_by_width(report.tensors, _kept(report))))
         else:
-            self.table(tables.weight_table(report.weights, verbose=verbose))
+            table = tables.weight_table(report.weights, verbose=verbose)
+            self.table(table)
+            if hidden := len(report.weights) - table.row_count:
+                what = "tensor holds" if hidden == 1 else "tensors hold"
+                self.line(f"{hidden:,} more {what} no floats; --verbose lists them")
         if report.ledger is not None:
             self.table(tables.ledger_table(report.ledger))
         self.notes(report.notes)
@@ -170,7 +186,8 @@ class _Page:
         self.line(f"{_path(reference)} against {_path(candidate)}", "bold")
         gate = "" if report.min_snr is None else f", at least {report.min_snr:g} dB asked for"
         counted = f"{check.samples} sample{'' if check.samples == 1 else 's'}"
-        verdict = "passed" if report.passed else "FAILED"
+        passed = "compared" if report.min_snr is None else "passed"
+        verdict = passed if report.passed else "FAILED"
         self.line(f"{verdict} ({counted}{gate})", "green" if report.passed else "red")
         for failure in report.failures:
             self.line(f"failed: {failure}", "red")
@@ -178,7 +195,14 @@ class _Page:
         self.line(sizes + ("" if candidate.ratio is None else f" ({candidate.ratio:.2f} times)"))
         self._load(check)
         least = -math.inf if report.min_snr is None else report.min_snr
-        self.table(tables.output_table(check, check.failing(least)))
+        is_gated = report.min_snr is not None
+        self.table(tables.output_table(check, check.failing(least), is_gated=is_gated))
+        if _is_drowned(check):
+            self.line(
+                "below 0 dB there is more noise than signal; if the inputs were random, they may not "
+                "exercise the weights: validate with --inputs",
+                "yellow",
+            )
         if verbose and check.inputs:
             self._console.print()
             for fed in check.inputs:
@@ -199,6 +223,17 @@ def _kept(report: InspectReport) -> list[SkipRow]:
         for row in report.weights
         if row.action == "keep"
     ]
+
+
+def _is_decoded(report: InspectReport) -> bool:
+    """Tell whether a runtime decodes anything: of this file, or of the one that is foreseen."""
+    return report.is_converted or any(row.action == "convert" for row in report.weights)
+
+
+def _is_drowned(check: Check) -> bool:
+    """Tell whether an output has more noise than signal."""
+    ratios = [output.snr_db for output in check.outputs if output.mismatch is None]
+    return any(ratio is not None and ratio < 0 for ratio in ratios)
 
 
 def _prediction(report: InspectReport, size: int) -> str:

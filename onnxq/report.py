@@ -32,17 +32,21 @@ class FileSize:
     """Name a model file and its size, external data files included; no path in memory.
 
     `ratio` is how many times smaller an output is than its input; a report fills it in.
+    `data_files` are the names of the files beside an output that hold its values.
     """
 
     path: str | None
     file_bytes: int
     ratio: float | None = None
+    data_files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values; `ratio` only where there is one."""
         fields = record_json.fields_to_json(self)
         if self.ratio is None:
             del fields["ratio"]
+        if not self.data_files:
+            del fields["data_files"]
         return fields
 
     def compared_to(self, original: FileSize) -> FileSize:

@@ -1,7 +1,8 @@
 """The tables of a report, as rich tables that fit 80 columns.
 
 Owns columns, units and what a table leaves out. Names come from files, so they are escaped and
-never read as markup; a name that does not fit is folded, not cut.
+never read as markup. Where a table is too wide, its other texts are folded before its names, which
+stand in the first column; nothing is cut.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.table import Table
+from rich.cells import cell_len
+from rich.table import Column, Table
 from rich.text import Text
 
 from onnxq.checks import Check, OutputDifference
@@ -39,6 +41,7 @@ REASONS = {
 }
 
 _DTYPES = {"float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16"}
+_LEAST_TEXT = 12  # columns to which a text is folded for the sake of a name
 _OPERATOR = 14  # characters of an operator's name, of which BatchNormalization has 18
 
 
@@ -160,19 +163,40 @@ def weight_table(rows: Sequence[WeightRow], *, verbose: bool) -> Table:
     return table
 
 
-def output_table(check: Check, failing: Iterable[OutputDifference]) -> Table:
-    """Return the difference of every output, and which are failing."""
+def output_table(
+    check: Check, failing: Iterable[OutputDifference], *, is_gated: bool = True
+) -> Table:
+    """Return the difference of every output, and which fail; without a gate none is called ok."""
     table = _table("output", "SNR dB", "max abs", "cosine", "")
     failed = {output.name for output in failing}
+    passed = Text("ok", "green") if is_gated else Text("compared")
     for output in check.outputs:
         table.add_row(
             Text(plain(output.name)),
             "equal" if output.is_equal else decibels(output.snr_db),
             "-" if output.max_abs is None else f"{output.max_abs:.3g}",
             "-" if output.cosine is None else f"{output.cosine:.6f}",
-            Text("failed", "red") if output.name in failed else Text("ok", "green"),
+            Text("failed", "red") if output.name in failed else passed,
         )
     return table
+
+
+def fit(table: Table, width: int) -> None:
+    """Narrow the columns of text beside the names, the widest first, until the table fits."""
+    widths = [_width(column) for column in table.columns]
+    excess = sum(widths) + len(widths) - 1 - width
+    texts = [place for place in range(1, len(widths)) if table.columns[place].justify == "left"]
+    for place in sorted(texts, key=lambda place: -widths[place]):
+        cut = min(excess, widths[place] - _LEAST_TEXT)
+        if cut > 0:
+            table.columns[place].max_width = widths[place] - cut
+            excess -= cut
+
+
+def _width(column: Column) -> int:
+    """Return the columns of a terminal that a table's column takes unfolded."""
+    cells = [column.header, *column.cells]
+    return max(cell_len(cell.plain if isinstance(cell, Text) else str(cell)) for cell in cells)
 
 
 def share(part: int, whole: int) -> str:

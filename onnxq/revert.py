@@ -51,7 +51,6 @@ def replace_all(document: Document, found: Sequence[Found], store: Store) -> Non
     Values go to `store` one tensor at a time. Functions get `Constant` nodes, graphs
     initializers.
     """
-    doomed = _consumed(document, {id(node) for item in found for node in item.nodes})
     for item in found:
         graph = item.scope.proto
         values = decoded(document, item)
@@ -67,7 +66,14 @@ def replace_all(document: Document, found: Sequence[Found], store: Store) -> Non
             store.put(tensor, values)
             if document.proto.ir_version < 4 and item.scope.parent is None:
                 add_input(graph, tensor)
-    _remove_nodes(document, {id(node) for item in found for node in item.nodes})
+    remove_all(document, found)
+
+
+def remove_all(document: Document, found: Sequence[Found]) -> None:
+    """Remove the nodes of encoded tensors and the constants that nothing else consumes."""
+    nodes = {id(node) for item in found for node in item.nodes}
+    doomed = _consumed(document, nodes)
+    _remove_nodes(document, nodes)
     _remove_unused(document, doomed)
 
 

@@ -13,18 +13,17 @@ from importlib import metadata
 
 import numpy as np
 
-from onnxq import model, revert, tensors, wire
+from onnxq import revert, tensors
 from onnxq.encode import Encoded, decode_indices
-from onnxq.forms import MAX_NODE_BYTES, Form, largest_node_bytes
+from onnxq.forms import MAX_NODE_BYTES, NATIVE_OPSETS, Form, largest_node_bytes
 from onnxq.graphs import Document
 from onnxq.model import Weight
 from onnxq.plan import Plan, TensorPlan
-from onnxq.rate import ce2_bytes, load_bytes
+from onnxq.rate import ce2_bytes
 from onnxq.recognise import Found
 from onnxq.report import (
+    NO_WEIGHTS,
     ConsumerRow,
-    FileSize,
-    InspectReport,
     Ledger,
     SkipRow,
     TensorRow,
@@ -77,9 +76,9 @@ def skip_rows(skips: Iterable[Skip]) -> tuple[SkipRow, ...]:
 
 
 def kept_floats(weights: Sequence[Weight], plan: Plan) -> list[Weight]:
-    """Return the float tensors that a plan keeps as they are."""
-    planned = {tensor.key for tensor in plan.tensors}
-    return [w for w in weights if w.is_float and (w.graph, w.name) not in planned]
+    """Return the float weights that a plan keeps as they are; parameters are none."""
+    kept = {(s.graph, s.name) for s in plan.skips if s.reason not in NO_WEIGHTS}
+    return [weight for weight in weights if (weight.graph, weight.name) in kept]
 
 
 def kept_bytes(weights: Sequence[Weight], plan: Plan) -> int:
@@ -138,12 +137,20 @@ def form_notes(forms: Sequence[tuple[str, Form]], layout: str) -> list[str]:
         for name, form in forms
         if largest_node_bytes(form) > MAX_NODE_BYTES
     ]
-    replaced = sorted({form.bit_width for _, form in forms if form.layout != layout})
-    replaced = [width for width in replaced if width not in (8, 16)]
-    if replaced and layout != "portable":
-        widths = ", ".join(map(str, replaced))
-        notes.append(f"layout {layout} has no form for {widths} bits here; portable was used")
+    if layout == "native":
+        replaced = {(form.bit_width, form.opset) for _, form in forms if form.layout == "portable"}
+        notes += (_native_note(*pair) for pair in sorted(replaced) if pair[0] not in (8, 16))
     return notes
+
+
+def _native_note(bit_width: int, opset: int) -> str:
+    if bit_width not in NATIVE_OPSETS:
+        return f"layout native has no form for {bit_width} bits; portable was used"
+    least = NATIVE_OPSETS[bit_width][1]
+    return (
+        f"layout native needs opset {least} for {bit_width} bits and this model has {opset}; "
+        "portable was used"
+    )
 
 
 def weight_row(
@@ -195,40 +202,6 @@ def found_row(document: Document, found: Found) -> TensorRow:
         is_lossless=False,
         original_bytes=tensors.nominal_bytes(storage.form.data_type, elements),
         same_as=storage.name if is_shared else None,
-    )
-
-
-def inspect_converted(document: Document, found: list[Found], size: FileSize) -> InspectReport:
-    """Return what a converted model holds."""
-    rows = tuple(found_row(document, item) for item in found)
-    own = {id(tensor) for item in found for tensor in item.parts.values()}
-    kept = [
-        weight
-        for weight in model.weights(document)
-        if weight.is_float and id(weight.tensor) not in own
-    ]
-    elements = sum(row.elements for row in rows)
-    stored = sum(row.stored_bytes for row in rows)
-    nodes = {id(node): node for item in found for node in item.nodes}
-    added = sum(wire.field_bytes(node.ByteSize()) for node in nodes.values())
-    kept_total = sum(weight.data_bytes for weight in kept)
-    return InspectReport(
-        model=size,
-        is_converted=True,
-        weights=(),
-        tensors=rows,
-        ledger=Ledger(
-            indices=sum(row.index_bytes for row in rows),
-            codebooks=sum(row.codebook_bytes for row in rows),
-            added_graph=added,
-            kept_weights=kept_total,
-            original_graph=size.file_bytes - stored - added - kept_total,
-        ),
-        predicted_file_bytes=None,
-        predicted_load_bytes=kept_total
-        + load_bytes(*(item.form for item in found if item.same_as is None)),
-        bits_per_weight=8 * stored / elements if elements else None,
-        versions=versions(),
     )
 
 

@@ -45,6 +45,10 @@ class Event(Protocol):
         """Bytes of all tensors of this stage."""
 
 
+_UNWRAPPED = 1 << 20
+"""Columns of a stream that is no terminal: more than any table has."""
+
+
 class _PatientConsole(Console):
     """Go quiet where rich would end the process: when nobody reads the stream any more."""
 
@@ -55,8 +59,11 @@ class _PatientConsole(Console):
 
 
 def make_console(*, to_stdout: bool = False) -> Console:
-    """Return a console on stderr or stdout, plain where that is no terminal."""
-    return _PatientConsole(stderr=not to_stdout, highlight=False, markup=False, emoji=False)
+    """Return a console on stderr or stdout; where that is no terminal, plain and never wrapping."""
+    console = _PatientConsole(stderr=not to_stdout, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _UNWRAPPED  # a file or a pipe is searched by whole names
+    return console
 
 
 def is_watched() -> bool:

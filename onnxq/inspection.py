@@ -1,0 +1,80 @@
+"""What a model holds and what a conversion would do with it.
+
+Owns `inspect`: the same plan and the same size arithmetic as a conversion, and nothing written.
+"""
+
+from __future__ import annotations
+
+from onnxq import files, layout, model, revert, summary
+from onnxq.conversion import workers
+from onnxq.graphs import Document, holder, taken_names
+from onnxq.options import ConvertOptions
+from onnxq.plan import form_of, make_plan
+from onnxq.rate import load_bytes, nominal_cost
+from onnxq.recognise import Found
+from onnxq.report import FileSize, InspectReport
+
+
+def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -> InspectReport:
+    """Return what a plain model holds and what a conversion under options would do."""
+    weights = model.weights(document)
+    plan = make_plan(document, weights, options, workers(options))
+    by_key = {planned.key: planned for planned in plan.tensors}
+    kept = {(record.graph, record.name): record for record in plan.skips}
+    rows, forms = [], []
+    for weight in weights:
+        key = (weight.graph, weight.name)
+        planned = by_key.get(key)
+        cost = None
+        if planned is not None:
+            form = form_of(planned, weight.scope.opset, weight.data_type)
+            held = holder(document, weight.scope)
+            if planned.same_as is None:
+                cost = nominal_cost(form, len(weight.name.encode()), held).total
+                forms.append(form)
+        rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
+    taken = taken_names(document)
+    layout.strip(document, plan, weights)
+    predicted = layout.predict(document, plan, weights, taken, None)
+    predicted += sum(model.external_lengths(document))
+    is_gain = predicted < size.file_bytes
+    return InspectReport(
+        model=size,
+        is_converted=False,
+        weights=tuple(rows),
+        predicted_file_bytes=predicted if is_gain else size.file_bytes,
+        predicted_load_bytes=load_bytes(*forms) + summary.kept_bytes(weights, plan),
+        notes=() if is_gain else ("converting would gain nothing",),
+        options=options.to_json(),
+        versions=summary.versions(),
+    )
+
+
+def inspect_converted(document: Document, found: list[Found], size: FileSize) -> InspectReport:
+    """Return what a converted model holds; the document is taken apart for it."""
+    rows = tuple(summary.found_row(document, item) for item in found)
+    load = load_bytes(*(item.form for item in found if item.same_as is None))
+    revert.remove_all(document, found)
+    if not document.has_data_files:
+        files.move_kept(document, files.InlineStore())
+    kept = [weight for weight in model.weights(document) if weight.is_float]
+    moved = sum(model.external_lengths(document))
+    elements = sum(row.elements for row in rows)
+    stored = sum(row.stored_bytes for row in rows)
+    return InspectReport(
+        model=size,
+        is_converted=True,
+        weights=(),
+        tensors=rows,
+        ledger=summary.ledger(
+            size.file_bytes,
+            rows,
+            kept,
+            document.proto.ByteSize(),
+            moved - summary.external_bytes(kept),
+        ),
+        predicted_file_bytes=None,
+        predicted_load_bytes=load + sum(weight.data_bytes for weight in kept),
+        bits_per_weight=8 * stored / elements if elements else None,
+        versions=summary.versions(),
+    )
