@@ -292,7 +292,8 @@ def _save(bench: _Bench, job: Job, check: Checker) -> tuple[int, Check | None]:
     document = bench.document
 
     def serialize() -> bytes:
-        if not bench.plan.tensors and document.path and bench.store.placement is None:
+        is_inline = bench.store.placement is None and not document.has_data_files
+        if not bench.plan.tensors and document.path is not None and is_inline:
             return document.path.read_bytes()
         return files.serialize(document.proto, document.label)
 

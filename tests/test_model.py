@@ -52,11 +52,11 @@ def test_path_is_named_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no graph"),
-        (b"not a model at all", "is not an ONNX model, or is damaged"),
+        (b"", "is empty, expected an .onnx file"),
+        (b"not a model at all", "is not an ONNX model, or was cut off or damaged"),
         (ModelProto(ir_version=8).SerializeToString(), "holds no graph"),
         (ModelProto(graph=graphs.tiny().graph).SerializeToString(), "names no opset"),
-        (graphs.tiny().SerializeToString()[:-3], "is not an ONNX model, or is damaged"),
+        (graphs.tiny().SerializeToString()[:-3], "is not an ONNX model, or was cut off or damaged"),
     ],
 )
 def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto
 
 import onnxq
 from onnxq import summary
-from onnxq.forms import FLOAT16
+from onnxq.forms import FLOAT16, canonical
 from onnxq.rate import load_bytes
 from onnxq.report import InspectReport, Report
 from tests import graphs
@@ -211,9 +211,18 @@ def test_inspected_weight_names_its_consumers() -> None:
 
 
 def test_note_of_a_width_that_a_layout_lacks() -> None:
-    forms = [("a", make_form("native", bits, (3, 3), opset=21)) for bits in (3, 4, 5, 8)]
-    (note,) = summary.form_notes(forms, "native")
-    assert note == "layout native has no form for 3, 5 bits here; portable was used"
+    forms = [
+        ("a", make_form(*canonical("native", bits, 2**bits, 21), (3, 3), opset=21))
+        for bits in (3, 4, 5, 8)
+    ]
+    assert summary.form_notes(forms, "native") == [
+        "layout native has no form for 3 bits; portable was used",
+        "layout native has no form for 5 bits; portable was used",
+    ]
+    older = [("a", make_form("portable", 4, (3, 3), opset=17))]
+    assert summary.form_notes(older, "native") == [
+        "layout native needs opset 21 for 4 bits and this model has 17; portable was used"
+    ]
     assert summary.form_notes(forms[:1], "portable") == []
     assert summary.form_notes([("a", make_form("bytes", 8, (3, 3)))], "bytes") == []
 
