@@ -21,7 +21,7 @@ from onnxq.errors import InputError, UnsupportedError, ValidationError
 _Run = tuple[Mapping[str, Any], dict[str, Any]]
 """The inputs of a sample and the reference's outputs for them."""
 
-_LOADS = 5
+_LOADS = 4
 _SHORT_SECONDS = 0.3
 """A shorter load is repeated: the ratio of two single short times would be noise."""
 _COMPARABLE_SECONDS = 0.005
@@ -235,13 +235,7 @@ def compare(
         return Check(status="skipped", reason=str(err), samples=count)
     names, before = session.outputs, session.load_seconds
     del session
-    try:
-        session = runtime.open_session(candidate)
-        outputs = _differences(names, session, runs)
-    except (InputError, UnsupportedError) as err:
-        raise ValidationError(f"the reference runs, the candidate does not: {err}") from err
-    after = session.load_seconds
-    del session
+    outputs, after = _candidate_outputs(names, candidate, runs)
     before, after = _best_loads((reference, before), (candidate, after))
     is_comparable = max(before, after) >= _COMPARABLE_SECONDS and before > 0
     return Check(
@@ -253,6 +247,17 @@ def compare(
         reference_load_seconds=before,
         candidate_load_seconds=after,
     )
+
+
+def _candidate_outputs(
+    names: Sequence[str], candidate: Path | bytes, runs: Sequence[_Run]
+) -> tuple[tuple[OutputDifference, ...], float]:
+    """Return the candidate's differences, and the time that it took to load."""
+    try:
+        session = runtime.open_session(candidate)
+        return _differences(names, session, runs), session.load_seconds
+    except (InputError, UnsupportedError) as err:
+        raise ValidationError(f"the reference runs, the candidate does not: {err}") from err
 
 
 def _differences(

@@ -199,8 +199,8 @@ class _Page:
         self.table(tables.output_table(check, check.failing(least), is_gated=is_gated))
         if _is_drowned(check):
             self.line(
-                "below 0 dB there is more noise than signal; if the inputs were random, they may not "
-                "exercise the weights: validate with --inputs",
+                "below 0 dB there is more noise than signal; random inputs may not exercise the "
+                "weights: validate with --inputs",
                 "yellow",
             )
         if verbose and check.inputs:

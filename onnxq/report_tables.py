@@ -41,7 +41,8 @@ REASONS = {
 }
 
 _DTYPES = {"float16": "f16", "float32": "f32", "float64": "f64", "bfloat16": "bf16"}
-_LEAST_TEXT = 12  # columns to which a text is folded for the sake of a name
+_LEAST_TEXT = 10  # columns to which a text is folded for the sake of a name
+_GAP = 2  # between columns: the padding, and the box's blank line
 _OPERATOR = 14  # characters of an operator's name, of which BatchNormalization has 18
 
 
@@ -184,7 +185,7 @@ def output_table(
 def fit(table: Table, width: int) -> None:
     """Narrow the columns of text beside the names, the widest first, until the table fits."""
     widths = [_width(column) for column in table.columns]
-    excess = sum(widths) + len(widths) - 1 - width
+    excess = sum(widths) + _GAP * (len(widths) - 1) - width
     texts = [place for place in range(1, len(widths)) if table.columns[place].justify == "left"]
     for place in sorted(texts, key=lambda place: -widths[place]):
         cut = min(excess, widths[place] - _LEAST_TEXT)

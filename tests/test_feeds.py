@@ -91,7 +91,7 @@ def header_of_a_terabyte() -> bytes:
 def test_what_is_no_archive_of_plain_arrays_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.npz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.npz: "):
+    with pytest.raises(InputError, match=r"x\.npz: (is not an \.npz file of plain arrays|claims)"):
         load_feeds(path, ())
 
 

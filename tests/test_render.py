@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from onnxq import render, report_tables
-from onnxq.report import AnyReport, FileSize, SkipRow
+from onnxq.checks import Check
+from onnxq.report import AnyReport, ConsumerRow, FileSize, SkipRow
 from tests import reports
 
 every_report = pytest.mark.parametrize("made", reports.ALL.values(), ids=reports.ALL)
@@ -95,6 +96,46 @@ def test_equal_outputs_are_said_to_be_equal() -> None:
     assert "outputs are equal (2 random samples)" in text_of(made)
 
 
+NOT_EXERCISED = "these random inputs do not exercise the weights; validate with --inputs"
+
+
+def with_ratio(snr_db: float | None) -> Check:
+    output = dataclasses.replace(reports.CHECK.outputs[0], snr_db=snr_db, is_equal=snr_db is None)
+    return dataclasses.replace(reports.CHECK, outputs=(output,))
+
+
+@pytest.mark.parametrize(("snr_db", "is_told"), [(None, True), (-3.0, True), (3.0, False)])
+def test_outputs_that_tell_nothing_of_the_weights_are_said_to(
+    snr_db: float | None, is_told: bool
+) -> None:
+    made = dataclasses.replace(reports.CONVERTED, check=with_ratio(snr_db))
+    assert (NOT_EXERCISED in text_of(made)) is is_told
+    exact = dataclasses.replace(made, tensors=reports.TENSORS[2:])
+    assert (NOT_EXERCISED in text_of(exact)) is False
+    validated = dataclasses.replace(reports.VALIDATED, check=with_ratio(snr_db))
+    assert ("below 0 dB" in text_of(validated)) is (snr_db == -3.0)
+
+
+def test_without_a_gate_nothing_is_said_to_have_passed() -> None:
+    text = text_of(dataclasses.replace(reports.VALIDATED, min_snr=None))
+    assert "compared (1 sample)" in text
+    assert row_of(text, "y")[-1] == "compared"
+    assert "passed" not in text
+    assert row_of(text_of(reports.VALIDATED), "y")[-1] == "ok"
+
+
+def test_load_times_without_a_ratio_are_shown() -> None:
+    check = dataclasses.replace(reports.CHECK, load_ratio=None)
+    text = text_of(dataclasses.replace(reports.CONVERTED, check=check))
+    assert "load time 500.0 ms -> 625.0 ms\n" in text
+
+
+def test_memory_at_load_is_told_where_something_is_decoded() -> None:
+    kept = dataclasses.replace(reports.INSPECTED, weights=reports.INSPECTED.weights[1:])
+    assert "decoding at load" in text_of(reports.INSPECTED)
+    assert "decoding at load" not in text_of(kept)
+
+
 def test_a_broken_output_is_named() -> None:
     made = dataclasses.replace(reports.CONVERTED, check=reports.FAILED_CHECK)
     assert "output 'y' is broken: shape [3] instead of [2]" in text_of(made)
@@ -126,6 +167,8 @@ def test_inspect_hides_integers_unless_verbose() -> None:
     integers = dataclasses.replace(reports.INSPECTED.weights[1], name="axes", reason="not-float")
     made = dataclasses.replace(reports.INSPECTED, weights=(integers,))
     assert "axes" not in text_of(made)
+    assert "1 more tensor holds no floats; --verbose lists them" in text_of(made)
+    assert "no floats" not in text_of(made, verbose=True)
     assert "axes" in text_of(made, verbose=True)
 
 
@@ -163,6 +206,20 @@ def test_a_long_name_is_folded_not_cut() -> None:
     tensor = dataclasses.replace(reports.TENSORS[0], name="x" * 200)
     text = text_of(dataclasses.replace(reports.CONVERTED, tensors=(tensor,)))
     assert text.count("x") >= 200
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_other_texts_are_folded_before_names() -> None:
+    weight = dataclasses.replace(
+        reports.INSPECTED.weights[0],
+        name="a_name_of_34_characters_it.weight1",
+        shape=(1024, 1024, 3, 3),
+        consumers=tuple(
+            ConsumerRow(op_type=kind, node="", input=1) for kind in ("Conv", "MatMul", "Gather")
+        ),
+    )
+    text = text_of(dataclasses.replace(reports.INSPECTED, weights=(weight,)))
+    assert weight.name in text
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from onnxq import terminal
 
@@ -48,6 +49,18 @@ def test_the_console_is_on_stderr_and_takes_nothing_for_markup(
 ) -> None:
     terminal.make_console().print("[bold]x[/bold] :smile:")
     assert capsys.readouterr() == ("", "[bold]x[/bold] :smile:\n")
+
+
+def test_what_is_no_terminal_is_never_wrapped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    table = Table("name")
+    table.add_row("x" * 500)
+    terminal.make_console(to_stdout=True).print(table)
+    assert "x" * 500 in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert terminal.make_console().width == 80
 
 
 def test_a_terminal_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
