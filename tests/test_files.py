@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from onnxq import files
+from onnxq import files, model
 from onnxq.errors import OutputError
 from onnxq.files import DataFileStore, InlineStore, check_output, pending_model, write_bytes
 from onnxq.rate import EXTERNAL_THRESHOLD, align
@@ -174,6 +174,23 @@ def test_abandoned_store_leaves_the_same_file_of_before(tmp_path: Path) -> None:
         if number:
             store.abandon()
     assert len(names(tmp_path)) == 1
+
+
+# Kept values
+
+
+def test_moving_leaves_what_stands_there_already(tmp_path: Path) -> None:
+    document = model.wrap(graphs.attention())
+    store = DataFileStore(tmp_path / "m.onnx")
+    files.move_kept(document, store)
+    places = [t.external_data[1].value for t in document.proto.graph.initializer[:5]]
+    assert len(set(places)) == 5
+    files.move_kept(document, store)
+    assert [t.external_data[1].value for t in document.proto.graph.initializer[:5]] == places
+    store.abandon()
+    inline = model.wrap(graphs.attention())
+    files.move_kept(inline, InlineStore())
+    assert inline.proto == graphs.attention()
 
 
 # Models
