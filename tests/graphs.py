@@ -6,7 +6,7 @@ them with what a conversion at default options must do. Nothing here imports onn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -664,10 +664,10 @@ def repeated_constants(fill: Fill = normal) -> ModelProto:
 
 
 def save_external(made: ModelProto, path: Path, files: int = 1, prefix: str = "w") -> None:
-    """Write a model whose initializers lie in `files` data files beside it."""
+    """Write a model whose initializers, those of inner graphs too, lie in `files` data files."""
     copy = ModelProto()
     copy.CopyFrom(made)
-    held = [t for t in copy.graph.initializer if t.HasField("raw_data") and len(t.raw_data) > 64]
+    held = [t for t in initializers(copy.graph) if len(t.raw_data) > 64]
     data: dict[str, bytearray] = {f"{prefix}{number}.bin": bytearray() for number in range(files)}
     for position, item in enumerate(held):
         location = f"{prefix}{position % files}.bin"
@@ -679,6 +679,15 @@ def save_external(made: ModelProto, path: Path, files: int = 1, prefix: str = "w
     for location, buffer in data.items():
         (path.parent / location).write_bytes(bytes(buffer))
     path.write_bytes(copy.SerializeToString(deterministic=True))
+
+
+def initializers(body: GraphProto) -> Iterator[TensorProto]:
+    """Yield the initializers of a graph and of every graph inside it."""
+    yield from body.initializer
+    for item in body.node:
+        for attribute in item.attribute:
+            if attribute.HasField("g"):
+                yield from initializers(attribute.g)
 
 
 def point_outside(item: TensorProto, location: str | None, **entries: int | str) -> None:
