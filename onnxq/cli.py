@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from onnxq import cli_options as o
 from onnxq.errors import (
@@ -38,8 +39,29 @@ if TYPE_CHECKING:
 STDOUT = Path("-")
 NO_NAME = Path("")
 
+
+class _Commands(typer.core.TyperGroup):
+    """Say in one line, as of any other error, what is wrong with a command line."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command and end the process with its exit code."""
+        extra = {**extra, "standalone_mode": False}
+        if not standalone_mode:
+            return super().main(*args, **extra)
+        try:
+            code = super().main(*args, **extra)
+        except typer.Abort:
+            code = 130
+        except Exception as err:
+            if not hasattr(err, "format_message"):  # then it is none of the option parser's
+                raise
+            code = _usage_error(err)
+        sys.exit(code or 0)
+
+
 app = typer.Typer(
     name="onnxq",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -320,6 +342,17 @@ def _exit_codes() -> Iterator[None]:
             f"(onnxq {_version()}, Python {platform.python_version()}, {platform.platform()})"
         )
         raise typer.Exit(1) from None
+
+
+def _usage_error(err: Any) -> int:
+    """Tell of an error of the option parser; return its exit code."""
+    context = getattr(err, "ctx", None)
+    if type(err).__name__ == "NoArgsIsHelpError":  # the help has been printed
+        return OptionError.exit_code
+    found = one_line(err.format_message()).replace("Value error, ", "").rstrip(".")
+    hint = "" if context is None else f"; {context.command_path} --help lists what is allowed"
+    _say(f"error: {found}{hint}")
+    return OptionError.exit_code
 
 
 def _say(text: str) -> None:

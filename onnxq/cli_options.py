@@ -37,6 +37,11 @@ def _option(*names: str, panel: str | None = None, **settings: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **settings)
 
 
+def _flag(*names: str, panel: str, help: str) -> Any:
+    """Return an option that takes no value, and so shows no type of one."""
+    return _option(*names, panel=panel, help=help, metavar="")
+
+
 ModelIn = Annotated[Path, typer.Argument(metavar="IN", help="Model to read.")]
 ModelOut = Annotated[Path, typer.Argument(metavar="OUT", help="Model to write.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Plain or converted model.")]
@@ -101,11 +106,11 @@ MinElements = Annotated[
     ),
 ]
 QuantizeBias = Annotated[
-    bool, _option("--quantize-bias/--keep-bias", panel=_KEPT, help="Convert biases?")
+    bool, _flag("--quantize-bias/--keep-bias", panel=_KEPT, help="Convert biases?")
 ]
 QuantizeNorm = Annotated[
     bool,
-    _option(
+    _flag(
         "--quantize-norm/--keep-norm",
         panel=_KEPT,
         help="Convert scales and offsets of normalisation?",
@@ -113,7 +118,7 @@ QuantizeNorm = Annotated[
 ]
 QuantizeVariance = Annotated[
     bool,
-    _option(
+    _flag(
         "--quantize-variance/--keep-variance",
         panel=_KEPT,
         help="Convert variances of BatchNormalization?",
@@ -121,12 +126,13 @@ QuantizeVariance = Annotated[
 ]
 Requantize = Annotated[
     bool,
-    _option("--requantize", panel=_WHAT, help="Decode a converted model and convert it anew."),
+    _flag("--requantize", panel=_WHAT, help="Decode a converted model and convert it anew."),
 ]
 InitName = Annotated[
     Init,
     _option(
         "--init",
+        metavar="NAME",
         panel=_HOW,
         help="Centroids: optimal (1-D k-means solved to its optimum), bounded-pdf (the published "
         "method), quantile or uniform.",
@@ -168,7 +174,7 @@ Check = Annotated[
         "Default: 1; above 1 GiB 0.",
     ),
 ]
-NoCheck = Annotated[bool, _option("--no-check", panel=_FILES, help="The same as --check 0.")]
+NoCheck = Annotated[bool, _flag("--no-check", panel=_FILES, help="The same as --check 0.")]
 Plan = Annotated[
     Path | None,
     _option("--plan", metavar="FILE", panel=_FILES, help="Obey a saved plan: the same bytes."),
@@ -192,10 +198,10 @@ Json = Annotated[
     Path | None,
     _option("--json", metavar="FILE", panel=_FILES, help="Write the report as JSON; - is stdout."),
 ]
-Force = Annotated[bool, _option("--force", "-f", panel=_FILES, help="Overwrite files that exist.")]
-Quiet = Annotated[bool, _option("--quiet", "-q", panel=_FILES, help="Show errors only.")]
+Force = Annotated[bool, _flag("--force", "-f", panel=_FILES, help="Overwrite files that exist.")]
+Quiet = Annotated[bool, _flag("--quiet", "-q", panel=_FILES, help="Show errors only.")]
 Verbose = Annotated[
-    bool, _option("--verbose", "-v", panel=_FILES, help="Show every tensor, time and memory.")
+    bool, _flag("--verbose", "-v", panel=_FILES, help="Show every tensor, time and memory.")
 ]
 Inputs = Annotated[
     Path | None,
