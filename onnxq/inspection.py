@@ -12,7 +12,8 @@ from onnxq.options import ConvertOptions
 from onnxq.plan import form_of, make_plan
 from onnxq.rate import load_bytes, nominal_cost
 from onnxq.recognise import Found
-from onnxq.report import FileSize, InspectReport
+from onnxq.report import NO_WEIGHTS, FileSize, InspectReport
+from onnxq.selection import reason_to_keep
 
 
 def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -> InspectReport:
@@ -57,7 +58,8 @@ def inspect_converted(document: Document, found: list[Found], size: FileSize) ->
     revert.remove_all(document, found)
     if not document.has_data_files:
         files.move_kept(document, files.InlineStore())
-    kept = [weight for weight in model.weights(document) if weight.is_float]
+    reasons = [(w, reason_to_keep(w, ConvertOptions())) for w in model.weights(document)]
+    kept = [weight for weight, kind in reasons if kind is None or kind[0] not in NO_WEIGHTS]
     moved = sum(model.external_lengths(document))
     elements = sum(row.elements for row in rows)
     stored = sum(row.stored_bytes for row in rows)

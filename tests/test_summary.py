@@ -13,7 +13,6 @@ from onnx import ModelProto, TensorProto
 import onnxq
 from onnxq import summary
 from onnxq.forms import FLOAT16, canonical
-from onnxq.rate import load_bytes
 from onnxq.report import InspectReport, Report
 from tests import graphs
 from tests.encoded import make_form
@@ -155,56 +154,6 @@ def test_found_row_counts_the_centroids_in_use() -> None:
     row = inspected(made).tensors[0]
     assert (row.bit_width, row.centroids, row.codebook_bytes) == (4, 5, 64)
     assert (row.scheme, row.snr_db) == ("unknown", None)
-
-
-# Inspection
-
-
-def test_inspected_bytes_are_divided_up() -> None:
-    report, made = converted(graphs.conv_bn_relu(), bits=6)
-    found = inspected(made)
-    assert found.ledger is not None
-    assert report.ledger is not None
-    assert found.ledger.total == made.ByteSize()
-    assert found.ledger.indices == report.ledger.indices
-    assert found.ledger.codebooks == report.ledger.codebooks
-    assert found.ledger.kept_weights == report.ledger.kept_weights
-    assert 0 < found.ledger.added_graph <= report.ledger.added_graph
-
-
-def test_memory_at_load_is_predicted() -> None:
-    _, made = converted(graphs.conv_bn_relu(), bits=8)
-    form = make_form("portable", 8, (64, 8, 3, 3))
-    assert inspected(made).predicted_load_bytes == load_bytes(form) + 5 * 256
-    before = onnxq.inspect(graphs.conv_bn_relu(), bits=8)
-    assert before.predicted_load_bytes == inspected(made).predicted_load_bytes
-
-
-@pytest.mark.parametrize("case", graphs.CASES, ids=lambda case: case.name)
-def test_inspect_predicts_what_convert_writes(case: graphs.Case) -> None:
-    proto = case.build()
-    options = {"bits": 4, "init": "uniform", "max_iterations": 1}
-    before = onnxq.inspect(proto, **options)
-    report, made = onnxq.convert(proto, check=0, **options)
-    assert before.predicted_file_bytes == made.ByteSize()
-    is_smaller = made.ByteSize() < proto.ByteSize()
-    assert (before.notes == ()) == is_smaller
-    assert {(w.graph, w.name) for w in before.weights if w.action == "convert"} >= {
-        (row.graph, row.name) for row in report.tensors
-    }
-    for row in before.weights:
-        assert (row.reason is None) == (row.action == "convert")
-        assert (row.bit_width is None) == (row.action == "keep")
-
-
-def test_inspected_weight_names_its_consumers() -> None:
-    row = next(r for r in onnxq.inspect(graphs.conv_bn_relu()).weights if r.name == "var")
-    assert (row.kind, row.action, row.reason, row.bytes) == (
-        "initializer", "keep", "variance", 256,
-    )  # fmt: skip
-    assert [(use.op_type, use.node, use.input) for use in row.consumers] == [
-        ("BatchNormalization", "bn", 4)
-    ]
 
 
 # Notes
