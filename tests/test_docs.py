@@ -1,5 +1,9 @@
 """What the documents say of the commands, options, errors and files, held against the code."""
 
+import ast
+import dataclasses
+import inspect
+import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -9,7 +13,7 @@ import pytest
 import typer.main
 
 import onnxq
-from onnxq import errors
+from onnxq import errors, options
 from onnxq.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -104,6 +108,25 @@ def test_the_public_functions_are_those_of_the_readme() -> None:
     for name in ("convert", "inspect", "restore", "validate"):
         assert callable(getattr(onnxq, name))
         assert name in onnxq.__all__
+
+
+def test_the_keywords_of_convert_are_those_of_the_python_page() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", text_of("docs/python.md"), flags=re.MULTILINE)
+    fields = {field.name: field.default for field in dataclasses.fields(options.ConvertOptions)}
+    own = inspect.signature(onnxq.convert).parameters.values()
+    fields |= {each.name: each.default for each in own if each.kind is each.KEYWORD_ONLY}
+    assert {name: ast.literal_eval(default) for name, default in rows} == fields
+
+
+def test_the_sizes_of_the_report_page_are_those_of_the_model() -> None:
+    page = text_of("docs/report.md")
+    assert f'"file_bytes": {(ROOT / "models" / "digits.onnx").stat().st_size}' in page
+    report, _ = onnxq.convert(ROOT / "models" / "digits.onnx", check=0)
+    assert report.output is not None
+    assert report.ledger is not None
+    assert f'"file_bytes": {report.output.file_bytes}, "ratio": {report.output.ratio}' in page
+    ledger = page.partition('"ledger": ')[2].partition("}")[0] + "}"
+    assert json.loads(ledger) == report.ledger.to_json()
 
 
 def test_every_marker_is_documented() -> None:
