@@ -43,6 +43,10 @@ NO_NAME = Path("")
 class _Commands(typer.core.TyperGroup):
     """Say in one line, as of any other error, what is wrong with a command line."""
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option."""
+        return o.without_type(super().get_help_option(ctx))
+
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the command and end the process with its exit code."""
         extra = {**extra, "standalone_mode": False}
@@ -88,7 +92,11 @@ def root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            metavar="",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
@@ -96,13 +104,14 @@ def root(
 
 
 @app.command(
+    cls=o.Command,
     epilog=(
         "[bold]Examples[/bold]\n\n"
         "onnxq convert model.onnx small.onnx --bits 4 --tensor 'head.*=8'\n\n"
         "onnxq convert model.onnx small.onnx --exclude '*.bias' --op-types Conv,Gemm\n\n"
         "onnxq convert model.onnx small.onnx --preset ce2 --bits 5\n\n"
         "onnxq convert model.onnx small.onnx --json report.json --save-plan plan.json"
-    )
+    ),
 )
 def convert(
     ctx: typer.Context,
@@ -162,12 +171,13 @@ def convert(
 
 
 @app.command(
+    cls=o.Command,
     epilog=(
         "[bold]Examples[/bold]\n\n"
         "onnxq inspect model.onnx\n\n"
         "onnxq inspect model.onnx --bits 4 --exclude '*.bias' --verbose\n\n"
         "onnxq inspect small.onnx --json - --quiet"
-    )
+    ),
 )
 def inspect(
     ctx: typer.Context,
@@ -201,7 +211,7 @@ def inspect(
         delivery.deliver(api.inspect(model, **options), is_product=True)
 
 
-@app.command(epilog="[bold]Example[/bold]\n\nonnxq restore small.onnx plain.onnx")
+@app.command(cls=o.Command, epilog="[bold]Example[/bold]\n\nonnxq restore small.onnx plain.onnx")
 def restore(
     model: o.ModelIn,
     output: o.ModelOut,
@@ -220,11 +230,12 @@ def restore(
 
 
 @app.command(
+    cls=o.Command,
     epilog=(
         "[bold]Examples[/bold]\n\n"
         "onnxq validate model.onnx small.onnx --min-snr 30\n\n"
         "onnxq validate model.onnx small.onnx --inputs samples.npz --json result.json"
-    )
+    ),
 )
 def validate(
     reference: o.Reference,

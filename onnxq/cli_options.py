@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from onnxq.errors import OptionError
 from onnxq.options import (
@@ -31,6 +32,21 @@ _KEPT = "What is kept in float"
 _HOW = "Clustering"
 _FORM = "Form of the output"
 _FILES = "Files and work"
+
+
+def without_type(option: Any) -> Any:
+    """Return the option --help, if there is one, showing no type, as the other flags."""
+    if option is not None:
+        option.metavar = ""
+    return option
+
+
+class Command(typer.core.TyperCommand):
+    """Show the help of a command like that of the program."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option."""
+        return without_type(super().get_help_option(ctx))
 
 
 def _option(*names: str, panel: str | None = None, **settings: Any) -> Any:

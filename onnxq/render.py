@@ -74,6 +74,7 @@ class _Page:
 
     def convert(self, report: Report, *, verbose: bool) -> None:
         self.line(f"{_path(report.input)} -> {_path(report.output)}", "bold")
+        self._data_files(report.output)
         self._gain(report)
         if report.check is not None:
             self._check(report.check)
@@ -91,6 +92,10 @@ class _Page:
         self.notes(report.notes)
         if verbose:
             self._cost(report)
+
+    def _data_files(self, output: FileSize | None) -> None:
+        for name in () if output is None else output.data_files:
+            self.line(f"with its data in {name}, which belongs beside it under this name")
 
     def _gain(self, report: Report) -> None:
         output = report.output
@@ -174,6 +179,7 @@ class _Page:
     def restore(self, report: RestoreReport, *, verbose: bool) -> None:
         self.line(f"{_path(report.input)} -> {_path(report.output)}", "bold")
         grown = "" if report.output is None else f" -> {report.output.file_bytes:,}"
+        self._data_files(report.output)
         count = len(report.tensors)
         decoded = f"{count:,} tensor{'' if count == 1 else 's'} decoded"
         self.line(f"{report.input.file_bytes:,}{grown} bytes, {decoded}")

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from onnxq import render, report_tables
 from onnxq.checks import Check
-from onnxq.report import AnyReport, ConsumerRow, FileSize, SkipRow
+from onnxq.report import AnyReport, ConsumerRow, FileSize, Report, RestoreReport, SkipRow
 from tests import reports
 
 every_report = pytest.mark.parametrize("made", reports.ALL.values(), ids=reports.ALL)
@@ -139,6 +139,13 @@ def test_memory_at_load_is_told_where_something_is_decoded() -> None:
 def test_a_broken_output_is_named() -> None:
     made = dataclasses.replace(reports.CONVERTED, check=reports.FAILED_CHECK)
     assert "output 'y' is broken: shape [3] instead of [2]" in text_of(made)
+
+
+@pytest.mark.parametrize("made", [reports.CONVERTED, reports.RESTORED])
+def test_the_data_file_is_named(made: Report | RestoreReport) -> None:
+    size = FileSize(path="o.onnx", file_bytes=1, data_files=("o.onnx.01234567.data",))
+    text = text_of(dataclasses.replace(made, output=size))
+    assert "with its data in o.onnx.01234567.data, which belongs beside it" in text
 
 
 def test_notes_are_shown() -> None:
