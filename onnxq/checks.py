@@ -21,9 +21,11 @@ from onnxq.errors import InputError, UnsupportedError, ValidationError
 _Run = tuple[Mapping[str, Any], dict[str, Any]]
 """The inputs of a sample and the reference's outputs for them."""
 
-_LOADS = 4
+_LOADS = 10
 _SHORT_SECONDS = 0.3
 """A shorter load is repeated: the ratio of two single short times would be noise."""
+_LOADING_SECONDS = 0.6
+"""Time to spend on repeating, but for the last round."""
 _COMPARABLE_SECONDS = 0.005
 """Where both loads are shorter, what they cost beside the model drowns their ratio."""
 
@@ -279,11 +281,11 @@ def _best_loads(*first: tuple[Path | bytes, float]) -> list[float]:
 
     Short loads are repeated in turn, so that a busy moment of the machine meets all of them.
     """
-    best = [seconds for _, seconds in first]
+    best, spent = [seconds for _, seconds in first], 0.0
     for _ in range(_LOADS - 1):
-        if max(best) < _SHORT_SECONDS:
-            for place, (source, _) in enumerate(first):
-                best[place] = min(best[place], runtime.open_session(source).load_seconds)
+        if max(best) < _SHORT_SECONDS and spent < _LOADING_SECONDS:
+            times = [runtime.open_session(source).load_seconds for source, _ in first]
+            best, spent = list(map(min, best, times)), spent + sum(times)
     return best
 
 

@@ -77,7 +77,7 @@ class Loads:
 def test_short_loads_are_repeated_in_turn_and_the_best_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loads = Loads(monkeypatch, 0.2, 0.1, 0.02, 0.05, 0.04, 0.03, 0.09, 0.09)
+    loads = Loads(monkeypatch, 0.2, 0.1, 0.02, 0.15, 0.14, 0.03, 0.09, 0.19)
     a, b = scaled(1), scaled(2)
     check = compare(a, b)
     assert loads.sources == [a, b] * 4
@@ -92,7 +92,7 @@ def test_long_loads_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_loads_of_a_few_milliseconds_have_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    Loads(monkeypatch, *[0.004] * 8)
+    Loads(monkeypatch, *[0.004] * 20)
     check = compare(scaled(1), scaled(1))
     assert check.load_ratio is None
     assert check.candidate_load_seconds == 0.004
