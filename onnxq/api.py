@@ -286,12 +286,13 @@ def validate(
     """
     started = time.monotonic()
     first, second = _open(reference), _open(candidate)
+    sizes = [model.total_bytes(document) for document in (first, second)]
     feeds = None if inputs is None else [load_feeds(inputs, _input_names(first))]
     check = checks.compare(_runnable(first), _runnable(second), samples=samples, feeds=feeds)
     failures = judge(check, min_snr)
     return ValidateReport(
-        reference=FileSize(path=_name(first), file_bytes=model.total_bytes(first)),
-        candidate=FileSize(path=_name(second), file_bytes=model.total_bytes(second)),
+        reference=FileSize(path=_name(first), file_bytes=sizes[0]),
+        candidate=FileSize(path=_name(second), file_bytes=sizes[1]),
         check=check,
         min_snr=min_snr,
         passed=not failures,
@@ -351,10 +352,9 @@ def _like(source: ModelLike, proto: onnx.ModelProto) -> Any:
 def _target(output: str | os.PathLike[str] | None, source: ModelLike, force: bool) -> Path | None:
     if output is None:
         return None
-    target = Path(output).absolute()
     inputs = (Path(source),) if isinstance(source, (str, os.PathLike)) else ()
-    files.check_output(target, force=force, inputs=inputs)
-    return target
+    files.check_output(Path(output), force=force, inputs=inputs)
+    return Path(output).absolute()
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:

@@ -177,11 +177,10 @@ def parse_tensor_bits(text: str) -> tuple[str, int]:
 
 
 def _strings(key: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise OptionError(f"--{key.replace('_', '-')}: found {value!r}, expected strings")
+    items = (value,) if isinstance(value, str) else value
+    if isinstance(items, (list, tuple)) and all(isinstance(i, str) and i.strip() for i in items):
+        return tuple(items)
+    raise OptionError(f"--{key.replace('_', '-')}: found {value!r}, expected strings, none empty")
 
 
 def _pairs(value: object) -> tuple[tuple[str, int], ...]:
