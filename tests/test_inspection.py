@@ -74,8 +74,13 @@ def test_inspected_weight_names_its_consumers() -> None:
     ]
 
 
-@pytest.mark.parametrize("external", ["always", "never"])
-@pytest.mark.parametrize("name", graphs.BY_NAME)
+@pytest.mark.parametrize(
+    ("name", "external"),
+    [
+        *((name, "never") for name in graphs.BY_NAME),
+        *((name, "always") for name in ("attention", "branches", "functions", "sparse")),
+    ],
+)
 def test_ledger_of_a_file_is_that_of_its_conversion(
     tmp_path: Path, name: str, external: str
 ) -> None:

@@ -235,7 +235,7 @@ def test_loaded_values_are_read_from_the_file(tmp_path: Path) -> None:
 def test_damaged_file_falls_back_to_the_parser(tmp_path: Path) -> None:
     data = everywhere().SerializeToString()
     for damaged in (data[:-100], b"\x0b" + data, b"\x3a\xff\xff\xff\xff\x0f" + data):
-        with pytest.raises(InputError, match="is not an ONNX model, or is damaged"):
+        with pytest.raises(InputError, match="is not an ONNX model"):
             model.load(saved(tmp_path, damaged))
 
 
@@ -257,5 +257,5 @@ def test_deep_nesting_is_refused(tmp_path: Path) -> None:
     for _ in range(1000):
         attribute = AttributeProto(name="body", type=AttributeProto.GRAPH).SerializeToString()
         body = field(1, field(5, attribute + field(6, body)))
-    with pytest.raises(InputError, match="is not an ONNX model, or is damaged"):
+    with pytest.raises(InputError, match="is not an ONNX model"):
         model.load(saved(tmp_path, field(7, body)))

@@ -27,8 +27,8 @@ Options = dict[str, Any]
 def options(draw: st.DrawFn, bits: st.SearchStrategy[int] = bit_widths) -> Options:
     return {
         "bits": draw(bits),
-        "init": draw(st.sampled_from(("uniform", "uniform", "optimal"))),
-        "max_iterations": 3,
+        "init": draw(st.sampled_from(("quantile", "uniform", "optimal"))),
+        "max_iterations": 1,
         "layout": draw(layouts),
         "codebook_dtype": draw(st.sampled_from(("float32", "float16"))),
         "only_smaller": draw(st.booleans()),
