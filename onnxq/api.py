@@ -7,6 +7,7 @@ an `onnx.ModelProto` or an `onnx_ir.Model`; what is given is never changed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -125,7 +126,7 @@ def convert(
 def _options(given: OptionValues, has_plan: bool, check: int | None) -> ConvertOptions:
     if has_plan:
         check_beside_plan(given)
-    if check is not None and check < 0:
+    if check is not None and (not isinstance(check, int) or check < 0):
         raise OptionError(f"--check: found {check}, expected a whole number >= 0")
     return make_options(given)
 
@@ -161,7 +162,7 @@ def _load_plan(path: Path) -> Plan:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise InputError(f"cannot be read: {err.strerror or err}") from err
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise InputError("is no JSON, expected a plan that --save-plan wrote") from err
     return Plan.from_json(record, "plan")
 
@@ -285,6 +286,10 @@ def validate(
         OnnxqError: a model or the inputs cannot be read, or the candidate cannot be run.
     """
     started = time.monotonic()
+    if samples < 1:
+        raise OptionError(f"--samples: found {samples}, expected at least 1")
+    if min_snr is not None and not math.isfinite(min_snr):
+        raise OptionError(f"--min-snr: found {min_snr}, expected a number of decibels")
     first, second = _open(reference), _open(candidate)
     sizes = [model.total_bytes(document) for document in (first, second)]
     feeds = None if inputs is None else [load_feeds(inputs, _input_names(first))]
@@ -319,7 +324,7 @@ def _open(source: ModelLike) -> Document:
 def _proto(source: ModelLike) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         return source
-    if type(source).__module__.startswith("onnx_ir"):
+    if type(source).__module__.startswith("onnx_ir") and hasattr(source, "opset_imports"):
         import onnx_ir
 
         return onnx_ir.to_proto(source)

@@ -214,7 +214,7 @@ def _data_names(store: files.Store) -> tuple[str, ...]:
 
 
 def _gains_nothing(bench: _Bench, job: Job) -> bool:
-    if not job.options.only_smaller or not bench.plan.tensors:
+    if not job.options.only_smaller or job.has_plan or not bench.plan.tensors:
         return False
     return bench.predicted_bytes >= job.input_bytes
 
@@ -237,8 +237,12 @@ def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
     if external == "auto" and not plan.tensors and job.input_bytes < MAX_INLINE_BYTES:
         external = "never"  # the same values with longer references would take more bytes
     store = _store(external, document, job.target)
-    layout.strip(document, plan, weights)
-    files.move_kept(document, store)
+    try:
+        layout.strip(document, plan, weights)
+        files.move_kept(document, store)
+    except BaseException:
+        _abandon(store)
+        raise
     moved = sum(model.external_lengths(document))
     kept = summary.kept_floats(weights, plan)
     return _Bench(
@@ -247,7 +251,7 @@ def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
         weights=weights,
         taken=taken,
         store=store,
-        skeleton_bytes=document.proto.ByteSize(),
+        skeleton_bytes=files.message_bytes(document.proto, document.label),
         moved_bytes=moved - summary.external_bytes(kept),
         predicted_bytes=layout.predict(document, plan, weights, taken, store.placement),
     )
@@ -293,7 +297,8 @@ def _save(bench: _Bench, job: Job, check: Checker) -> tuple[int, Check | None]:
 
     def serialize() -> bytes:
         is_inline = bench.store.placement is None and not document.has_data_files
-        if not bench.plan.tensors and document.path is not None and is_inline:
+        is_source = not bench.plan.tensors and not job.is_requantized
+        if is_source and document.path is not None and is_inline:
             return document.path.read_bytes()
         return files.serialize(document.proto, document.label)
 
@@ -332,7 +337,7 @@ def restore(document: Document, found: list[Found], target: Path | None) -> int:
         revert.replace_all(document, found, store)
         files.move_kept(document, store)
         if target is None:
-            return document.proto.ByteSize()
+            return files.message_bytes(document.proto, document.label)
         serialize = partial(files.serialize, document.proto, document.label)
         with files.pending_model(target, serialize, store, inputs) as candidate:
             size = candidate.stat().st_size

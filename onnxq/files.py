@@ -193,6 +193,8 @@ def check_output(output: Path, *, force: bool, inputs: Collection[Path] = ()) ->
         output.exists()  # a name that the file system refuses shows here
     if output.is_dir():
         raise OutputError(f"{output}: is a folder, expected a file name")
+    if output.exists() and not output.is_file():
+        raise OutputError(f"{output}: is a device or pipe, expected a file name")
     folder = output.absolute().parent
     if not folder.is_dir():
         raise OutputError(f"{output}: the folder {folder} does not exist; create it first")
@@ -248,6 +250,20 @@ def pending_model(
         is_ours = isinstance(store, DataFileStore) and path == store.final
         if not is_ours and path.resolve() not in inputs:
             path.unlink(missing_ok=True)
+
+
+def message_bytes(proto: ModelProto, label: str) -> int:
+    """Return the bytes of a model's message.
+
+    Raises:
+        OutputError: it is larger than protobuf can write.
+    """
+    try:
+        return int(proto.ByteSize())
+    except (EncodeError, ValueError) as err:
+        raise OutputError(
+            f"{label}: larger than an ONNX file can be; use --external-data always"
+        ) from err
 
 
 def serialize(proto: ModelProto, label: str) -> bytes:

@@ -16,7 +16,17 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxq import tensors
 from onnxq.errors import InputError
-from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, check_names, consumers, scopes
+from onnxq.graphs import (
+    DEFAULT_DOMAINS,
+    Consumer,
+    Document,
+    Purposes,
+    Scope,
+    check_names,
+    consumers,
+    purposes,
+    scopes,
+)
 from onnxq.skeleton import NotReadableError, read_skeleton
 
 Kind = Literal["initializer", "constant", "sparse", "attribute"]
@@ -31,7 +41,8 @@ class Weight:
     """Hold one tensor of a model, of any type; `plan` decides whether it is encoded.
 
     `position` is the place of its container: in the scope's initializer list, or of its node in
-    the scope's node list. `data_bytes` are the bytes its values take in the file.
+    the scope's node list. `data_bytes` are the bytes its values take in the file. `purposes` are
+    the uses that its values end up in, be it behind nodes that hand them on or inside functions.
     """
 
     name: str
@@ -44,6 +55,7 @@ class Weight:
     elements: int
     data_bytes: int
     consumers: tuple[Consumer, ...] = ()
+    purposes: tuple[Consumer, ...] = ()
     is_graph_input: bool = False
     is_graph_output: bool = False
     is_ambiguous: bool = False
@@ -153,15 +165,42 @@ def weights(document: Document) -> list[Weight]:
         InputError: a tensor's dims are negative.
     """
     all_scopes = scopes(document)
-    uses = consumers(all_scopes)
+    uses, ends = consumers(all_scopes), purposes(all_scopes)
     found: list[Weight] = []
     for scope in all_scopes:
-        found += _scope_weights(document, scope, uses)
+        found += _scope_weights(document, scope, uses, ends)
+    shadowed = _shadowed(all_scopes)
+    return [
+        replace(weight, is_ambiguous=True) if (weight.graph, weight.name) in shadowed else weight
+        for weight in found
+    ]
+
+
+def _shadowed(all_scopes: list[Scope]) -> set[tuple[str, str]]:
+    """Return the (scope path, name) of values whose name a graph around or inside defines too."""
+    names: dict[str, set[str]] = {}
+    found: set[tuple[str, str]] = set()
+    for scope in all_scopes:  # outer scopes come first
+        own = {name for node in scope.proto.node for name in node.output}
+        if isinstance(scope.proto, GraphProto):
+            own |= {value.name for value in scope.proto.input}
+            own |= {tensor.name for tensor in scope.proto.initializer}
+        else:
+            own |= set(scope.proto.input)
+        names[scope.path] = own
+        outer = scope.parent
+        while outer is not None:
+            for name in own & names[outer.path]:
+                found |= {(scope.path, name), (outer.path, name)}
+            outer = outer.parent
     return found
 
 
 def _scope_weights(
-    document: Document, scope: Scope, uses: Mapping[tuple[str, str], list[Consumer]]
+    document: Document,
+    scope: Scope,
+    uses: Mapping[tuple[str, str], list[Consumer]],
+    ends: Purposes,
 ) -> Iterator[Weight]:
     proto = scope.proto
     counts: dict[str, int] = {}
@@ -189,6 +228,7 @@ def _scope_weights(
             elements=tensors.count_elements(shape, f"{document.label}: tensor {name!r}"),
             data_bytes=_value_bytes(document, name, tensor),
             consumers=tuple(uses.get((scope.path, name), ())),
+            purposes=ends.of(scope.path, name),
             is_graph_input=name in inputs,
             is_graph_output=name in outputs,
             is_ambiguous=counts.get(name, 1) > 1 or not name,

@@ -52,7 +52,7 @@ class ConvertOptions:
     bits: int = 6
     init: Init = "optimal"
     pdf_factor: float = 0.5
-    max_iterations: int = 300
+    max_iterations: int = 100_000
     preset: Preset | None = None
     layout: LayoutName = "portable"
     codebook_dtype: CodebookDtype = "float32"

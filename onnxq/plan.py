@@ -21,7 +21,7 @@ from onnxq.forms import FLOAT16, Form
 from onnxq.graphs import Document
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions, Init, LayoutName
-from onnxq.selection import Skip, check_patterns, reason_to_keep, skip
+from onnxq.selection import Skip, check_patterns, reason_to_keep, skip, width_for
 from onnxq.sharing import tie, unpaid
 
 SCHEMA_VERSION = 1
@@ -33,7 +33,8 @@ class TensorPlan:
 
     `centroids` is the number to fit: 2^bit_width, or the distinct values where they are fewer (the
     tensor is then stored without loss). `same_as` names the (graph, name) of an equal tensor whose
-    storage this one shares; `storage_graph` is the graph that holds the storage.
+    storage this one shares; `storage_graph` is the graph that holds the storage; `ce2_bits` is the
+    width that the published accounting counts where it is not `bit_width`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TensorPlan:
     pdf_factor: float
     max_iterations: int
     storage_graph: str
+    ce2_bits: int | None = None
     same_as: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +60,7 @@ class TensorPlan:
             "shape": len(self.shape) > 0 and min(self.shape) > 0,
             "elements": self.elements == math.prod(self.shape),
             "bit_width": 1 <= self.bit_width <= 16,
+            "ce2_bits": self.ce2_bits is None or 1 <= self.ce2_bits <= 16,
             "centroids": 1 <= self.centroids <= 1 << max(0, min(self.bit_width, 16)),
             "codebook_dtype": self.codebook_dtype in (self.dtype, "float16"),
             "pdf_factor": math.isfinite(self.pdf_factor) and self.pdf_factor >= 0,
@@ -195,6 +198,7 @@ def _record(choice: Choice, options: ConvertOptions) -> TensorPlan:
         pdf_factor=options.pdf_factor,
         max_iterations=options.max_iterations,
         storage_graph=choice.storage.path,
+        ce2_bits=None if options.fewer_bits else width_for(weight, options),
         same_as=(choice.same_as.graph, choice.same_as.name) if choice.same_as else None,
     )
 

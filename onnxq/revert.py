@@ -54,7 +54,8 @@ def replace_all(document: Document, found: Sequence[Found], store: Store) -> Non
     for item in found:
         graph = item.scope.proto
         values = decoded(document, item)
-        if isinstance(graph, FunctionProto):
+        is_bound = document.proto.ir_version < 4 and item.scope.parent is not None
+        if isinstance(graph, FunctionProto) or is_bound:  # no initializers may stand there
             tensor = tensors.make_tensor("", item.storage.form.data_type, item.shape)
             tensor.raw_data = values.tobytes()
             node = NodeProto(op_type="Constant", output=[item.name])
@@ -64,7 +65,7 @@ def replace_all(document: Document, found: Sequence[Found], store: Store) -> Non
             tensor = graph.initializer.add(name=item.name, data_type=item.storage.form.data_type)
             tensor.dims.extend(item.shape)
             store.put(tensor, values)
-            if document.proto.ir_version < 4 and item.scope.parent is None:
+            if document.proto.ir_version < 4:
                 add_input(graph, tensor)
     remove_all(document, found)
 

@@ -69,7 +69,10 @@ def reason_by_kind(weight: Weight) -> tuple[str, str] | None:
     if weight.kind == "attribute":
         return "attribute", "a value inside a node's attribute cannot be computed by other nodes"
     if weight.is_ambiguous:
-        return "ambiguous-name", "its name is empty or defined twice in its graph"
+        return (
+            "ambiguous-name",
+            "its name is empty, or defined twice in sight of it",
+        )
     if weight.elements == 0:
         return "empty", "it has no elements"
     if not weight.shape:

@@ -125,8 +125,8 @@ def published_bytes(
 ) -> int:
     """Return the CE2 bytes of a conversion at the planned widths (spec: size accounting)."""
     own = [planned for planned in plan.tensors if planned.same_as is None]
-    counted = [(p.bit_width, p.elements, encoded[p.key].form.centroids) for p in own]
-    return ce2_bytes(counted, sum(w.data_bytes for w in kept if w.kind != "attribute"))
+    counted = [(p.ce2_bits or p.bit_width, p.elements, encoded[p.key].form.centroids) for p in own]
+    return ce2_bytes(counted, 4 * sum(weight.elements for weight in kept))
 
 
 def form_notes(forms: Sequence[tuple[str, Form]], layout: str) -> list[str]:

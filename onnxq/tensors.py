@@ -18,6 +18,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxq.errors import InputError
+from onnxq.wire import varint_bytes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -104,8 +105,8 @@ def stored_bytes(tensor: TensorProto) -> int:
         + 8 * len(tensor.double_data)
         + sum(len(text) for text in tensor.string_data)
     )
-    varints = len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data)
-    return packed + varints
+    fields = (tensor.int32_data, tensor.int64_data, tensor.uint64_data)
+    return packed + sum(varint_bytes(value) for values in fields for value in values)
 
 
 def external_entries(tensor: TensorProto, where: str) -> tuple[str, int, int | None]:
