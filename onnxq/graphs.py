@@ -19,6 +19,9 @@ from onnxq.errors import InputError
 Holder = Literal["initializer", "input", "node"]
 """How a new constant stands in a model: as initializer, as one listed as input, as node."""
 DEFAULT_DOMAINS = ("", "ai.onnx")
+_VALUE_PRESERVING = frozenset(
+    {"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,10 +184,13 @@ def _defined(scope: Scope) -> set[str]:
     return names | {tensor.values.name for tensor in proto.sparse_initializer}
 
 
-def consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consumer]]:
-    """Return the consumers of each (scope path, value name), captured uses included."""
+Key = tuple[str, str]
+"""The path of the scope that defines a value, and the value's name."""
+
+
+def _uses(all_scopes: list[Scope]) -> Iterator[tuple[Key, Scope, NodeProto, int]]:
+    """Yield each place where a value goes in: what goes in, then scope, node and input."""
     defined = {id(scope): _defined(scope) for scope in all_scopes}
-    uses: dict[tuple[str, str], list[Consumer]] = {}
     for scope in all_scopes:
         for node in scope.proto.node:
             for index, name in enumerate(node.input):
@@ -192,11 +198,78 @@ def consumers(all_scopes: list[Scope]) -> Mapping[tuple[str, str], list[Consumer
                 while owner is not None and name not in defined[id(owner)]:
                     owner = owner.parent
                 if name and owner is not None:
-                    use = Consumer(
-                        op_type=node.op_type, domain=node.domain, node=node.name, index=index
-                    )
-                    uses.setdefault((owner.path, name), []).append(use)
+                    yield (owner.path, name), scope, node, index
+
+
+def _consumer(node: NodeProto, index: int) -> Consumer:
+    return Consumer(op_type=node.op_type, domain=node.domain, node=node.name, index=index)
+
+
+def consumers(all_scopes: list[Scope]) -> Mapping[Key, list[Consumer]]:
+    """Return the consumers of each (scope path, value name), captured uses included."""
+    uses: dict[Key, list[Consumer]] = {}
+    for key, _, node, index in _uses(all_scopes):
+        uses.setdefault(key, []).append(_consumer(node, index))
     return uses
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Purposes:
+    """Hold where values end up: each use of a value, with the value that it passes it on as."""
+
+    uses: Mapping[Key, list[tuple[Consumer, Key | None]]]
+
+    def of(self, path: str, name: str) -> tuple[Consumer, ...]:
+        """Return the uses of a value that compute with it.
+
+        A node that only hands it on, or a call of a function, stands for what lies behind it, and
+        for itself where nothing does.
+        """
+        ends: list[Consumer] = []
+        seen, ahead = {(path, name)}, [(path, name)]
+        while ahead:
+            for use, behind in self.uses.get(ahead.pop(), ()):
+                if behind is None or behind not in self.uses:
+                    ends.append(use)
+                elif behind not in seen:
+                    seen.add(behind)
+                    ahead.append(behind)
+        return tuple(ends)
+
+
+def purposes(all_scopes: list[Scope]) -> Purposes:
+    """Return where values end up, through functions and nodes that preserve them."""
+    functions = {
+        (_domain(proto.domain), proto.name, proto.overload): scope
+        for scope in all_scopes
+        if isinstance(proto := scope.proto, FunctionProto)
+    }
+    uses: dict[Key, list[tuple[Consumer, Key | None]]] = {}
+    for key, scope, node, index in _uses(all_scopes):
+        called = functions.get((_domain(node.domain), node.op_type, node.overload))
+        behind = _passed_on(scope, node, index) if called is None else _formal(called, index)
+        uses.setdefault(key, []).append((_consumer(node, index), behind))
+    return Purposes(uses=uses)
+
+
+def _domain(name: str) -> str:
+    return "" if name in DEFAULT_DOMAINS else name
+
+
+def _passed_on(scope: Scope, node: NodeProto, index: int) -> Key | None:
+    """Return the output of a node whose values are those of this input, if there is one."""
+    is_preserving = node.domain in DEFAULT_DOMAINS and node.op_type in _VALUE_PRESERVING
+    if is_preserving and index == 0 and node.output and node.output[0]:
+        return scope.path, node.output[0]
+    return None
+
+
+def _formal(function: Scope, index: int) -> Key | None:
+    """Return the input of a function that takes an argument of its call."""
+    proto = function.proto
+    if isinstance(proto, FunctionProto) and index < len(proto.input):
+        return function.path, proto.input[index]
+    return None
 
 
 def initializers(document: Document) -> Iterator[TensorProto]:

@@ -1,4 +1,4 @@
-"""What a tensor is for, judged by the operators that consume it.
+"""What a tensor is for, judged by the operators that it ends up in.
 
 Owns one closed table: which inputs of which operators are parameters (values the operator is
 configured by), normalisation scales and statistics, biases, or parts of an existing quantization.
@@ -79,11 +79,13 @@ def role(weight: Weight) -> Role:
     """Return what a tensor is for; with several consumers the most careful reading wins.
 
     A per-channel vector (all dims but one are 1) that is added is a bias, one that multiplies is
-    a normalisation scale.
+    a normalisation scale. What counts is where the values end up, behind nodes that only hand them
+    on and inside functions; a direct consumer can but ask for more care.
     """
-    found = {_use(consumer, weight.shape) for consumer in weight.consumers}
+    found = {_use(consumer, weight.shape) for consumer in weight.purposes}
+    direct = {_use(consumer, weight.shape) for consumer in weight.consumers}
     for careful in _PRECEDENCE:
-        if careful in found:
+        if careful in found | direct:
             return careful
     if not found or "weight" in found:
         return "weight"

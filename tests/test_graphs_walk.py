@@ -16,6 +16,7 @@ from onnxq.graphs import (
     consumers,
     holder,
     initializers,
+    purposes,
     scopes,
     taken_names,
 )
@@ -211,6 +212,41 @@ def test_omitted_and_dangling_inputs_are_no_uses() -> None:
         graphs.graph([graphs.node("Clip", "x,,nowhere", "y")], [graphs.value("x", 1)], [])
     )
     assert set(consumers(scopes(document(made)))) == {("main", "x")}
+
+
+def test_purpose_lies_behind_what_preserves_values() -> None:
+    nodes = [
+        graphs.node("Identity", "w", "a"), graphs.node("Cast", "a", "b", to=1),
+        graphs.node("Reshape", "b,shape", "c"), graphs.node("Clip", "x,c", "y"),
+        graphs.node("Transpose", "b", "unused"), graphs.node("Reshape", "x,w", "z"),
+        graphs.node("Identity", "w", "d", domain="com.example"), graphs.node("Neg", "d", "e"),
+    ]  # fmt: skip
+    made = graphs.model(graphs.graph(nodes, [], [], graphs.tensors(w=graphs.normal((4,), 1))))
+    all_scopes = scopes(document(made))
+    assert set(purposes(all_scopes).of("main", "w")) == {
+        use("Clip", 1), use("Transpose", 0), use("Reshape", 1),
+        use("Identity", 0, domain="com.example"),
+    }  # fmt: skip
+    direct = consumers(all_scopes)["main", "w"]
+    assert [item.op_type for item in direct] == ["Identity", "Reshape", "Identity"]
+    assert purposes(all_scopes).of("main", "nowhere") == ()
+
+
+def test_purpose_lies_inside_functions_be_they_recursive() -> None:
+    body = [
+        graphs.node("Clip", "a,b", "c"),
+        graphs.node("F", "a,b", "d", domain="local"),
+        graphs.node("F", "b,a", "e", domain="local"),
+    ]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    made = graphs.model(graphs.graph([graphs.node("F", "w,v,more", "y", domain="local")], [], []))
+    made.functions.append(helper.make_function("local", "F", ["a", "b"], ["c"], body, imports))
+    made.graph.initializer.extend(
+        graphs.tensor(name, graphs.normal((4,), 1)) for name in ("w", "v", "more")
+    )
+    found = purposes(scopes(document(made)))
+    assert set(found.of("main", "w")) == {use("Clip", 0), use("Clip", 1)}
+    assert found.of("main", "more") == (use("F", 2, domain="local"),)
 
 
 def test_initializers_are_those_of_every_graph() -> None:

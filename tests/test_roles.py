@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, helper
 
 from onnxq import model
+from onnxq.options import ConvertOptions
 from onnxq.roles import role
+from onnxq.selection import reason_to_keep
 from tests import graphs
 
 
@@ -147,3 +149,61 @@ def test_role_of_a_captured_weight_is_told_by_the_branch() -> None:
         branch.g.node[1].op_type = "Clip"
     del made.graph.node[0]
     assert roles(made)["outer"] == "parameter"
+
+
+# Roles at a distance
+
+
+def kept(*nodes: NodeProto, inside: NodeProto | None = None) -> dict[str, str]:
+    """Return why tensors w and v are kept; a node inside stands in function local:F of a and b."""
+    floats = graphs.tensors(w=graphs.normal((512,), 1), v=graphs.normal((512,), 2))
+    made = graphs.model(graphs.graph(list(nodes), [graphs.value("x", 1)], [], floats))
+    if inside is not None:
+        imports = [helper.make_opsetid("", 17)]
+        made.functions.append(
+            helper.make_function("local", "F", ["a", "b"], list(inside.output), [inside], imports)
+        )
+    reasons = {
+        weight.name: reason_to_keep(weight, ConvertOptions(quantize_bias=False))
+        for weight in model.weights(model.wrap(made))
+    }
+    return {name: found[0] for name, found in reasons.items() if found is not None}
+
+
+def test_scale_of_a_quantization_inside_a_function_is_kept() -> None:
+    inside = graphs.node("DequantizeLinear", "a,b", "c", axis=0)
+    assert kept(graphs.node("F", "x,w", "y", domain="local"), inside=inside) == {
+        "w": "already-quantized"
+    }
+    both = [graphs.node("Identity", "w", "i"), graphs.node("F", "x,i", "y", domain="local")]
+    assert kept(*both, inside=inside) == {"w": "already-quantized"}
+
+
+def test_scale_behind_an_identity_is_kept() -> None:
+    nodes = [graphs.node("Identity", "w", "i"), graphs.node("DequantizeLinear", "x,i", "y")]
+    assert kept(*nodes) == {"w": "already-quantized"}
+
+
+def test_variance_inside_a_function_is_kept() -> None:
+    inside = graphs.node("BatchNormalization", "a,a,a,a,b", "c")
+    assert kept(graphs.node("F", "v,w", "y", domain="local"), inside=inside) == {"w": "variance"}
+
+
+def test_scales_of_a_resize_behind_a_cast_are_kept() -> None:
+    nodes = [graphs.node("Cast", "w", "i", to=1), graphs.node("Resize", "x,,i", "y")]
+    assert kept(*nodes) == {"w": "parameter"}
+
+
+def test_bias_behind_a_reshape_is_a_bias() -> None:
+    nodes = [graphs.node("Reshape", "w,shape", "i"), graphs.node("Add", "x,i", "y")]
+    assert kept(*nodes) == {"w": "bias-kept"}
+
+
+def test_weight_that_is_handed_on_to_a_matmul_stays_a_weight() -> None:
+    nodes = [graphs.node("Transpose", "w", "i"), graphs.node("MatMul", "x,i", "y")]
+    assert kept(*nodes) == {}
+
+
+def test_function_named_like_a_quantization_still_is_one() -> None:
+    made = graphs.node("MatMulNBits", "x,v,w", "y", domain="local")
+    assert kept(made) == {"v": "already-quantized", "w": "already-quantized"}
