@@ -7,6 +7,7 @@ other tensors. Each tensor is read, judged and released.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from onnxq.model import Weight, read
 from onnxq.options import ConvertOptions
 from onnxq.parallel import ordered_map
 from onnxq.selection import width_for
+from onnxq.survey import sample
 from onnxq.tensors import Array
 
 READ_BUDGET = 256 << 20
 """Bytes of tensors that may be in flight at once; a larger one travels alone."""
 _HALF_MAX = 65504.0
+_HALF_LEAST = 2.0**-14
+"""Least normal float16: below it the spacing no longer shrinks with the value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,8 @@ class Facts:
 
     `infinities` counts the kinds of infinity (0 to 2); `digest` identifies the values (None where
     no other tensor has the same type and size); `fits_half` says that a float16 codebook loses no
-    range, and no exactness where the tensor has few enough distinct values to be lossless.
+    range at either end, and no exactness where the tensor has few enough distinct values to be
+    lossless.
     """
 
     has_nan: bool
@@ -80,6 +85,15 @@ def _fits_half(values: Array, bounds: tuple[float, float], *, is_lossless: bool)
     if any(np.isfinite(bound) and abs(bound) > _HALF_MAX for bound in bounds):
         return False
     if not is_lossless:
-        return True
+        return _typical(values) >= _HALF_LEAST
     exact = np.unique(values)
     return bool(np.array_equal(exact.astype(np.float16).astype(values.dtype), exact))
+
+
+def _typical(values: Array) -> float:
+    """Return the median magnitude of the nonzero finite values; infinite if there are none."""
+    for part in (sample(values), values):
+        found = np.abs(part[np.isfinite(part) & (part != 0)].astype(np.float64))
+        if found.size:
+            return float(np.median(found))
+    return math.inf

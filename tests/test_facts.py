@@ -101,6 +101,20 @@ def test_half_codebook_fits_where_it_loses_no_range_and_no_exactness() -> None:
     assert not fact(np.array([0.5, 0.25], np.float32)).fits_half  # not asked for
 
 
+def test_half_codebook_is_refused_where_float16_is_too_coarse_for_the_values() -> None:
+    values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    for scale, is_fit in ((1e-8, False), (1e-6, False), (1e-2, True), (1.0, True)):
+        found = fact(values * np.float32(scale), bits=4, codebook_dtype="float16")
+        assert found.fits_half is is_fit, scale
+
+
+def test_rare_zeros_and_infinities_do_not_hide_small_values() -> None:
+    small = np.random.default_rng(0).standard_normal(100).astype(np.float32) * np.float32(1e-8)
+    for extra in (np.zeros(10_000, np.float32), np.array([np.inf], np.float32)):
+        array = np.concatenate((small, extra))
+        assert not fact(array, bits=4, codebook_dtype="float16").fits_half
+
+
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_facts_come_in_order_for_any_jobs(jobs: int) -> None:
     arrays = [np.arange(count, dtype=np.float32) for count in range(1, 30)]
