@@ -36,11 +36,13 @@ class Counts:
     too_many_values: int = 0
     converted: int = 0
     tensors: int = 0
+    native: int = 0
     failed: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
-            f"{self.cases} node tests: {self.converted} converted ({self.tensors} tensors), "
+            f"{self.cases} node tests: {self.converted} converted ({self.tensors} tensors, "
+            f"{self.native} in native form), "
             f"{self.too_many_values} of more than 65,536 distinct values, "
             f"{self.kept} with nothing to convert, {self.without_floats} without float inputs, "
             f"{self.not_run} that onnxruntime cannot run, {self.random} random, "
@@ -101,7 +103,7 @@ def check(test: Any, layout: str, counts: Counts) -> None:
             layout=layout,
             check=0,
             only_smaller=False,
-            fewer_bits=layout != "native",
+            fewer_bits=layout == "native",
         )
         if not report.tensors:
             counts.kept += 1
@@ -112,6 +114,7 @@ def check(test: Any, layout: str, counts: Counts) -> None:
             return
         counts.converted += 1
         counts.tensors += len(report.tensors)
+        counts.native += sum(row.layout == "native" for row in report.tensors)
         runs.assert_same(runs.run(converted, feeds), expected)
         runs.assert_same(runs.run(converted, feeds, optimize=False), plain)
     except Exception as err:  # a failure is reported with the others, by name
@@ -140,6 +143,13 @@ def test_one_in_eight_node_tests_is_unchanged() -> None:
     assert counts.converted > 80
 
 
+def test_native_forms_of_some_node_tests_are_unchanged() -> None:
+    counts = sweep(node_tests()[::16], "native")
+    print(counts)  # noqa: T201
+    assert counts.failed == []
+    assert counts.native > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_node_test_is_unchanged(layout: str) -> None:
@@ -147,3 +157,4 @@ def test_every_node_test_is_unchanged(layout: str) -> None:
     print(counts)  # noqa: T201
     assert counts.failed == []
     assert counts.converted > 800
+    assert (counts.native > 0) == (layout == "native")
