@@ -30,10 +30,11 @@ Array: TypeAlias = NDArray[Any]
 SAMPLE = 1 << 16
 """Values looked at before a pass over all of them is chosen."""
 
+FINE = 4096
+"""Centroids beyond which the histogram is coarser, so that memory stays in bounds."""
+
 _SMALL = 1 << 18
-_SORTABLE = 1 << 22
 _FEW = 1 << 17
-_FINEST = 1 << 20
 _MANY = 1024
 _TRIMS = (2.0**-12, 2.0**-10, 2.0**-8)
 
@@ -62,8 +63,8 @@ def survey(values: Array, k: int, *, jobs: int) -> Survey:
     flat = values.reshape(-1)
     if flat.dtype.itemsize == 2 and flat.size > SAMPLE:
         return _of_table(*distinct(flat, SAMPLE))
-    cells = cells_for(flat.size, k)
-    if flat.size <= max(_SMALL, cells) or (k > 4 * _MANY and flat.size <= _SORTABLE):
+    cells = cells_for(k)
+    if flat.size <= max(_SMALL, cells // 4):
         return _of_table(*np.unique(_wide(flat), return_counts=True))
     if 2 * np.unique(sample(flat)).size < SAMPLE:
         patterns, counts = distinct(flat, _FEW)
@@ -72,15 +73,14 @@ def survey(values: Array, k: int, *, jobs: int) -> Survey:
     return _of_cells(flat, cells, jobs)
 
 
-def cells_for(n: int, k: int) -> int:
-    """Return the number of histogram cells for n values and k centroids, within a factor 1.5.
+def cells_for(k: int) -> int:
+    """Return the number of histogram cells for k centroids, within a factor 1.5.
 
-    256 cells a centroid keep the loss near 1e-5, 128 near 5e-5 in half the memory; beyond 2**20
-    cells memory grows only with n.
+    256 cells a centroid keep the loss near 1e-5, 128 near 5e-5 in half the memory; beyond
+    `FINE` centroids 64 keep it near 1e-4, which rounds on the values themselves then halve.
     """
-    most = max(_FINEST, 1 << max(n // 16, 1).bit_length() - 1)
-    cells = 256 * k if k <= _MANY else 128 * k
-    return min(max(cells, 1 << 16), most)
+    share = 256 if k <= _MANY else 128 if k <= FINE else 64
+    return max(share * k, 1 << 16)
 
 
 def sample(flat: Array) -> Array:
@@ -127,8 +127,7 @@ def _wide(values: Array) -> Array:
 
 def _of_table(values: Array, counts: NDArray[np.int64]) -> Survey:
     """Survey distinct values in any order; both zeros become one position."""
-    positions, inverse = np.unique(_wide(values).astype(np.float64), return_inverse=True)
-    weights = np.bincount(inverse, weights=counts, minlength=positions.size)
+    positions, weights = _merged(_wide(values).astype(np.float64), counts)
     if np.isnan(positions).any():
         raise InputError("values: found NaN, expected numbers")
     finite = np.isfinite(positions)
@@ -139,9 +138,16 @@ def _of_table(values: Array, counts: NDArray[np.int64]) -> Survey:
     # A power of two keeps squares of float64 values within range.
     exponent = math.frexp(float(np.abs(positions).max()))[1]
     scale = math.ldexp(1.0, min(max(exponent, -1000), 1000)) if abs(exponent) > 200 else 1.0
-    scaled, first = np.unique(positions / scale, return_index=True)
-    points = spectrum(scaled, np.add.reduceat(weights, first), scale=scale)
+    points = spectrum(*_merged(positions / scale, weights), scale=scale)
     return Survey(points=points, infinities=infinities, is_exact=True)
+
+
+def _merged(positions: Array, weights: Array) -> tuple[Array, Array]:
+    """Return positions in ascending order, each once, with their total weights."""
+    if (positions[1:] > positions[:-1]).all():
+        return positions, weights.astype(np.float64)
+    once, inverse = np.unique(positions, return_inverse=True)
+    return once, np.bincount(inverse, weights=weights, minlength=once.size)
 
 
 def _of_cells(flat: Array, cells: int, jobs: int) -> Survey:

@@ -119,13 +119,32 @@ def test_the_histogram_is_as_good_as_the_exact_solver(
     exact = {k: fit(values, k) for k in (16, 256)}
     monkeypatch.setattr(survey, "_SMALL", 0)
     for k, reference in exact.items():
-        monkeypatch.setattr(survey, "cells_for", lambda n, k: 256 * k)
+        monkeypatch.setattr(survey, "cells_for", lambda k: 256 * k)
         found = fit(values, k)
         check(values, k, found)
         assert found.distortion <= reference.distortion * (1 + 5e-5)
         # Rounding the centroids to float32 is what is left where values crowd.
         assert reference.gap is not None
         assert reference.gap <= 1e-6 or kind in ("subnormal", "offset")
+
+
+@pytest.mark.parametrize("kind", ["normal", "laplace"])
+def test_many_centroids_on_a_histogram_stay_near_the_optimum(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(3)
+    values = getattr(random, kind)(size=400_000).astype(np.float32)
+    values[:3] = np.inf, 0.0, -0.0
+    found = fit(values, 5000)
+    check(values, 5000, found)
+    monkeypatch.setattr(survey, "_SMALL", values.size)
+    assert found.distortion <= fit(values, 5000).distortion * (1 + 1e-4)
+    assert found.centroids.tobytes() == fit_on_cells(values, monkeypatch).tobytes()
+
+
+def fit_on_cells(values: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(survey, "_SMALL", 1 << 18)
+    return fit(values, 5000, jobs=3).centroids
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
