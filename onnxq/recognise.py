@@ -7,6 +7,7 @@ Names play no part, so a model renamed by other tools is still recognised.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -188,7 +189,9 @@ def _aliases(sight: Sight, found: list[Found]) -> Iterator[Found]:
             continue
         lead = _visible(sight.scope, node.input[0], storages) if node.input else None
         shape = lead.shape if lead and node.op_type == "Identity" else reshaped(sight, node)
-        if lead is None or shape is None:
+        if lead is None or shape is None or math.prod(shape) != lead.form.elements:
+            continue
+        if min(shape, default=1) < 1:  # a damaged one: two negative dims have a positive product
             continue
         yield Found(
             name=node.output[0],

@@ -168,6 +168,42 @@ def test_storage_that_is_an_output_or_used_by_name_stays_itself() -> None:
     assert [found.name for found in found_in(converted)] == ["first", "second", "third"]
 
 
+def test_alias_that_does_not_fit_is_a_node_like_any_other() -> None:
+    """Only with our name, one output, and a constant shape of as many elements."""
+    document = built(make_form("portable", 4, (4, 6)))
+    shapes = {"s": [6, 4], "minus": [-1], "less": [4, 5], "both": [-4, -6], "zero": [0, 0]}
+    for name, shape in shapes.items():
+        document.proto.graph.initializer.append(tensor_of(name, np.array(shape)))
+    nodes = [
+        graphs.node("Reshape", f"w,{name}", f"to {name}", name=f"onnxq_{name}") for name in shapes
+    ]
+    nodes += [
+        graphs.node("Identity", "w", "same", name="onnxq_same"),
+        graphs.node("Identity", "w", "foreign", name="foreign"),
+        graphs.node("Identity", "y", "of y", name="onnxq_y"),
+        graphs.node("Identity", "w", "", name="onnxq_nothing"),
+        graphs.node("Identity", "", "from nothing", name="onnxq_from"),
+        graphs.node("Reshape", "w,y", "computed", name="onnxq_computed"),
+        graphs.node("Neg", "w", "minus w", name="onnxq_neg"),
+    ]
+    document.proto.graph.node.extend(nodes)
+    assert [(found.name, found.shape) for found in find(document)] == [
+        ("w", (4, 6)), ("to s", (6, 4)), ("same", (4, 6)),
+    ]  # fmt: skip
+
+
+def test_alias_in_a_branch_sees_the_storage_around_it() -> None:
+    document = built(make_form("portable", 4, (4, 6)))
+    branch = graphs.graph(
+        [graphs.node("Identity", "w", "inner", name="onnxq_inner")], [], [graphs.value("inner")]
+    )
+    document.proto.graph.node.append(
+        graphs.node("If", "flag", "u", then_branch=branch, else_branch=graphs.graph([], [], []))
+    )
+    _, inner = find(document)
+    assert (inner.name, inner.scope.path) == ("inner", "main/If(u).then_branch")
+
+
 # Look-alikes
 
 
