@@ -235,6 +235,20 @@ def test_kept_tensor_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
+def test_failing_restore_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    source = tmp_path / "in" / "m.onnx"
+    onnxq.convert(graphs.attention(), source, external_data="always", check=0, **FAST)
+    made = onnx.load(source, load_external_data=False)
+    last = [tensor for tensor in made.graph.initializer if tensor.external_data][-1]
+    del last.external_data[2:]
+    last.external_data.add(key="length", value="1")
+    source.write_bytes(made.SerializeToString())
+    with pytest.raises(InputError, match="damaged"):
+        onnxq.restore(source, tmp_path / "plain.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
 # Workers and progress
 
 

@@ -76,6 +76,26 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
         model.load(tmp_path / "loop")
 
 
+def test_what_is_no_file_is_refused_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="is a device or pipe"):
+            model.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "an HTML or XML page"),
+    ],
+)
+def test_usual_mistakes_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        model.load(tmp_path / "m.onnx")
+
+
 def test_file_larger_than_protobuf_reads_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.touch()

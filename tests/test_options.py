@@ -14,6 +14,7 @@ from onnxq.options import (
     CE2_RHO,
     PRESETS,
     ConvertOptions,
+    check_beside_plan,
     make_options,
     parse_tensor_bits,
 )
@@ -73,6 +74,19 @@ def test_limits_are_allowed(bits: int) -> None:
 def test_unknown_option_is_named_with_those_there_are() -> None:
     with pytest.raises(OptionError, match="unknown option 'bit'; expected one of bits, codebook"):
         make_options({"bit": 4})
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [({"bits": 4}, "bits"), ({"tensor_bits": {"w": 4}}, "tensor"), ({"op_types": ()}, "op-types")],
+)
+def test_plan_decides_what_options_would(given: dict[str, Any], option: str) -> None:
+    with pytest.raises(OptionError, match=f"leave out --{option}"):
+        check_beside_plan(given)
+
+
+def test_options_that_a_plan_leaves_open_may_stand_beside_it() -> None:
+    check_beside_plan({"jobs": 4, "external_data": "always", "bits": None})
 
 
 # Presets
