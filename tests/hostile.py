@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
+import onnxq
 from tests import graphs
 
 SECRET = b"secret of another folder" * 1000
@@ -172,6 +173,28 @@ def _weight_name_without_utf8(folder: Path) -> Path:
     return _raw(folder, model.SerializeToString().replace(b"weight", b"\xff\xfe\xfdght"))
 
 
+def _function_name_without_utf8(folder: Path) -> Path:
+    data = graphs.functions(graphs.few(4)).SerializeToString()
+    return _raw(folder, data.replace(b"Layer", b"\xff\xfe\xfdyr"))
+
+
+def _endless_dims(item: TensorProto) -> None:
+    item.dims[:] = [2**62] * 300
+
+
+def _sparse_and_dense_of_one_name(model: ModelProto) -> None:
+    model.graph.sparse_initializer[0].values.name = model.graph.initializer[0].name
+
+
+def _alias_of_another_size(folder: Path) -> Path:
+    """A converted model in which the shape of an equal tensor does not fit its storage."""
+    _, model = onnxq.convert(graphs.equal_tensors(), bits=4, check=0)
+    for item in model.graph.initializer:
+        if item.raw_data == struct.pack("<qq", 32, 128):
+            item.raw_data = struct.pack("<qq", 32, 130)
+    return _write(folder, model)
+
+
 def _doc_without_utf8(folder: Path) -> Path:
     model = graphs.matmul_add()
     model.doc_string = "documentation"
@@ -318,6 +341,7 @@ REFUSED: dict[str, Maker] = {
     "10 TB claimed": _weight(_set_dims(10**13 // 4)),
     "10 TB claimed by one float": _weight(_typed_claim),
     "dims overflow": _weight(_set_dims(2**40, 2**40, 2**40)),
+    "dims of thousands of digits": _weight(_endless_dims),
     "negative dims": _weight(_set_dims(-16, -96)),
     "raw data short": _weight(_set_raw(bytes(16 * 96 * 4 - 1))),
     "raw data long": _weight(_set_raw(bytes(16 * 96 * 4 + 4))),
@@ -363,7 +387,10 @@ SURVIVED: dict[str, Maker] = {
     "nested 20 deep": _nested(20),
     "name without utf-8": _name_without_utf8,
     "weight name without utf-8": _weight_name_without_utf8,
+    "function name without utf-8": _function_name_without_utf8,
     "doc string without utf-8": _doc_without_utf8,
+    "sparse and dense of one name": _changed(_sparse_and_dense_of_one_name, "sparse"),
+    "equal tensor of another size": _alias_of_another_size,
     "many dims": _weight(_many_dims),
     "type 0": _weight(_set_type(0)),
     "type 99": _weight(_set_type(99)),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import ModelProto
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,6 +34,18 @@ def run(
     session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+
+
+def optimized(model: ModelProto, path: Path) -> ModelProto:
+    """Return what onnxruntime makes of a model at load, with default options; `path` is scratch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path)
+    source = model.SerializeToString()
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
 
 
 def run_reference(model: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Any]:

@@ -108,6 +108,20 @@ def test_converted_computes_what_its_restored_twin_computes(
     runs.assert_same(plain, runs.run(restored, feeds, optimize=False))
 
 
+@each_setting
+@each_runnable
+def test_default_session_folds_every_decode_node(
+    case: graphs.Case, setting: dict[str, Any], tmp_path: Path
+) -> None:
+    """After onnxruntime's own optimisation nothing is left that the restored twin has not."""
+    _, _, converted = fixture(case, setting)
+    found = runs.optimized(converted, tmp_path / "converted.onnx")
+    expected = runs.optimized(restore(converted), tmp_path / "restored.onnx")
+    for key, scope in reading.scopes(expected).items():
+        kinds = Counter(node.op_type for node in reading.scopes(found)[key].node)
+        assert kinds == Counter(node.op_type for node in scope.node)
+
+
 @pytest.mark.parametrize("bits", [1, 3, 4, 6])
 @each_runnable
 def test_few_valued_weights_are_stored_without_loss(case: graphs.Case, bits: int) -> None:
@@ -296,6 +310,30 @@ def test_output_is_never_larger_than_the_input(case: graphs.Case, setting: dict[
         if converted.ByteSize() == model.ByteSize():
             assert report.tensors == ()
     assert report.input.file_bytes == model.ByteSize()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        graphs.value("w", 64, 96),
+        graphs.value("w", "rows", "columns"),
+        graphs.value("w", 1, 2, 3),
+        graphs.value("w", 64, 96, dtype=graphs.DATA_TYPES[np.dtype(np.float16)]),
+        graphs.value("w", 64, 96, dtype=0),
+        onnx.ValueInfoProto(name="w"),
+    ],
+    ids=["right", "symbolic", "other-shape", "other-type", "no-type", "empty"],
+)
+def test_what_value_info_says_of_a_weight_never_breaks_the_model(
+    entry: onnx.ValueInfoProto,
+) -> None:
+    """A runtime that ignores the entry of an initializer may trust that of a node's output."""
+    model = graphs.matmul_add()
+    model.graph.value_info.append(entry)
+    feeds = graphs.feeds(model)
+    runs.run(model, feeds)
+    _, converted = convert(model, bits=4)
+    runs.assert_same(runs.run(converted, feeds), runs.run(restore(converted), feeds))
 
 
 @pytest.mark.parametrize("name", ["tiny", "int8_qdq", "integers_only"])

@@ -29,9 +29,7 @@ def write_embedding(path: Path, rows: int, columns: int, data_type: int) -> None
         [helper.make_tensor_value_info("out", data_type, ["n", columns])],
         [table],
     )
-    model = helper.make_model(
-        graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]
-    )
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
     onnx.save(model, path)
 
 

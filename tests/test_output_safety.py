@@ -185,6 +185,20 @@ def test_killed_at_any_time_leaves_a_whole_output(scene: Scene) -> None:
     scene.later_run_is_clean()
 
 
+@pytest.mark.slow
+def test_runs_at_the_same_time_leave_a_whole_output(scene: Scene) -> None:
+    arguments = [str(scene.source), str(scene.output), "4", scene.external]
+    command = [sys.executable, "-c", CONVERT.format(prepare=""), *arguments]
+    for _ in range(5):
+        scene.reset()
+        children = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
+        codes = [process.wait() for process in children]
+        assert 0 in codes
+        scene.is_whole()
+        assert not list(scene.out.glob(".*"))
+    scene.later_run_is_clean()
+
+
 # No room
 
 
