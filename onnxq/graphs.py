@@ -7,7 +7,7 @@ whatever we do not touch is written back byte for byte (docs/adr/0001).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -132,6 +132,8 @@ def check_names(document: Document) -> None:
     names: list[object] = [opset.domain for opset in proto.opset_import]
     for function in proto.functions:
         names += (function.domain, function.name, function.overload)
+    _refuse_bytes(document, names)  # the paths of scopes are made of these
+    names = []
     for scope in scopes(document):
         for node in scope.proto.node:
             names += (node.op_type, node.domain, node.name, *node.input, *node.output)
@@ -144,6 +146,10 @@ def check_names(document: Document) -> None:
         names += (entry.value for tensor in held for entry in tensor.external_data)
         values = (*scope.proto.input, *scope.proto.output, *scope.proto.value_info)
         names += (value.name for value in values)
+    _refuse_bytes(document, names)
+
+
+def _refuse_bytes(document: Document, names: Iterable[object]) -> None:
     for name in names:
         if isinstance(name, bytes):
             raise InputError(

@@ -208,7 +208,8 @@ def _scope_weights(
         counts[name] = counts.get(name, 0) + 1
     inputs: set[str] = set()
     if isinstance(proto, GraphProto):
-        for tensor in proto.initializer:
+        sparse = (tensor.values for tensor in proto.sparse_initializer)
+        for tensor in (*proto.initializer, *sparse):
             counts[tensor.name] = counts.get(tensor.name, 0) + 1
         # Before IR 4 every initializer had to be listed as an input and none could be overridden.
         if document.proto.ir_version >= 4 or scope.parent is not None:

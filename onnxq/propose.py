@@ -24,7 +24,7 @@ ROOTS = ("Reshape", "Gather", "Concat")
 _INNER = (*ROOTS, "Slice", "Cast", "Add", "Range", "Div", "Mod")
 Uses = Mapping[tuple[str, str], Sequence[Consumer]]
 _PLANE_TYPES = (UINT8, UINT16, *(data_type for data_type, _ in NATIVE_OPSETS.values()))
-_MAX_NODES = 100_000
+_FORM_NODES = 64
 _MAX_DEPTH = 16
 _MAX_ELEMENTS = 1 << 36
 """A hostile file may claim more; no form of that many elements is looked for."""
@@ -109,9 +109,10 @@ def _leaves(sight: Sight, node: NodeProto) -> list[tuple[TensorProto, NodeProto]
     """Return (constant, consumer) of all a node stands on; None if it is no decode at all."""
     found: list[tuple[TensorProto, NodeProto]] = []
     stack, seen = [node], {id(node)}
+    limit = _FORM_NODES * (len(node.input) if node.op_type == "Concat" else 1)
     while stack:
         current = stack.pop()
-        if current.op_type not in _INNER or len(seen) > _MAX_NODES:
+        if current.op_type not in _INNER or len(seen) > limit:
             return None
         for name in current.input:
             constant = sight.constant(name)
