@@ -373,7 +373,7 @@ def _large(model: ModelProto, least: int) -> int:
     return sum(len(tensor.raw_data) >= least for tensor in every)
 
 
-@pytest.mark.parametrize("opset", [op for op in graphs.OPSETS if op >= 9])
+@pytest.mark.parametrize("opset", [9, 10, 11, 17, 26])
 @pytest.mark.parametrize("bits", range(1, 17))
 def test_every_width_works_at_every_opset(opset: int, bits: int) -> None:
     model = graphs.matmul_add(opset=opset)

@@ -99,7 +99,7 @@ def _check_reference(name: str, bits: int, layout: str) -> None:
 
 
 def _sometimes(bits: int) -> Any:
-    return bits if bits in (2, 5, 8, 11) else pytest.param(bits, marks=pytest.mark.slow)
+    return bits if bits in (3, 8, 11) else pytest.param(bits, marks=pytest.mark.slow)
 
 
 @pytest.mark.shared_models
