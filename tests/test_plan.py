@@ -79,6 +79,14 @@ def test_half_codebook_is_planned_by_name() -> None:
     ]
 
 
+def test_width_asked_for_is_kept_for_the_published_size() -> None:
+    """Unpacked indices of five values are named 3 bits; the published scheme counts 8."""
+    proto = graphs.matmul_add(graphs.few(5))
+    tensor = made(proto, bits=8, fewer_bits=False, only_smaller=False).tensors[0]
+    assert (tensor.layout, tensor.bit_width, tensor.ce2_bits) == ("bytes", 3, 8)
+    assert made(proto, bits=8).tensors[0].ce2_bits is None
+
+
 def test_family_that_does_not_pay_is_skipped_with_its_reason() -> None:
     proto = graphs.matmul_add(opset=9, size=40)
     (record,) = [s for s in made(proto, bits=7).skips if s.name == "w"]

@@ -44,6 +44,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "pdf_factor": (-1.0, "1", None, float("nan"), float("inf")),
     "max_iterations": (-5, "1", None, 1.5),
     "storage_graph": ("elsewhere", None, 3, "main/If(y).then_branch"),
+    "ce2_bits": (0, 17, -1, "4", None, 4.5),
     "same_as": (["main", "w"], ["main", "b"], ["main", "none"], ["main"], "w", 5, [1, 2]),
 }
 
@@ -53,7 +54,7 @@ def test_damaged_plan_is_refused_or_harmless(field: str) -> None:
     """A plan is input like any other: it ends in a model that works, or in an OnnxqError."""
     proto = graphs.matmul_add()
     record = json.loads(made(proto, bits=4, only_smaller=False).dumps())
-    assert record["tensors"][0].keys() == WRONG.keys() | {"original_bytes"}
+    assert record["tensors"][0].keys() == WRONG.keys() | {"original_bytes", "ce2_bits"}
     for tensor in (0, 1):
         for value in WRONG[field]:
             damaged = copy.deepcopy(record)

@@ -96,6 +96,13 @@ def test_published_size_counts_no_graph_and_no_padding() -> None:
     assert report.ce2_bytes == -(-3 * sum(sizes) // 8) + 4 * 61 + 4 * used
 
 
+def test_published_size_counts_the_width_asked_for() -> None:
+    report, _ = converted(graphs.matmul_add(graphs.few(5)), preset="ce2", bits=8, include="w")
+    (row,) = report.tensors
+    assert (row.bit_width, row.centroids) == (3, 5)
+    assert report.ce2_bytes == 6144 + 4 * 5 + 4 * 96
+
+
 def test_published_size_counts_shared_storage_once() -> None:
     shared, _ = converted(graphs.equal_tensors())
     apart, _ = converted(graphs.equal_tensors(), share_equal=False)
