@@ -52,6 +52,21 @@ def strip(document: Document, plan: Plan, weights: Sequence[Weight]) -> None:
                 remove_inputs(scope.proto, {container[index].name for index in positions})
         for index in sorted(positions, reverse=True):
             del container[index]
+    for weight in weights:
+        if (weight.graph, weight.name) in planned:
+            _remove_false_info(weight)
+
+
+def _remove_false_info(weight: Weight) -> None:
+    """Remove what a graph says of a weight's type where it is wrong.
+
+    Runtimes pass over that for an initializer and refuse it for a node's output.
+    """
+    infos = weight.scope.proto.value_info
+    for index in reversed(range(len(infos))):
+        is_wrong = infos[index].type.tensor_type.elem_type != weight.data_type
+        if infos[index].name == weight.name and is_wrong:
+            del infos[index]
 
 
 def remove_inputs(graph: GraphProto, names: set[str]) -> None:

@@ -49,6 +49,7 @@ _BITS = {
 }
 _MAX_DIGITS = 100
 """Digits of an offset or length in a file; int() refuses thousands of them."""
+_MAX_ELEMENTS = 1 << 256
 _QUANTIZED_PREFIXES = ("FLOAT8", "FLOAT4", "FLOAT6E", "INT4", "UINT4", "INT2", "UINT2")
 
 
@@ -79,7 +80,10 @@ def count_elements(dims: Sequence[int], where: str) -> int:
         raise InputError(
             f"{where}: found a negative dimension in {list(dims)}; the file is damaged"
         )
-    return math.prod(dims)
+    elements = math.prod(dims)
+    if elements > _MAX_ELEMENTS:
+        raise InputError(f"{where}: claims more than 2^256 elements; the file is damaged")
+    return elements
 
 
 def nominal_bytes(data_type: int, elements: int) -> int:
