@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 from onnx import ModelProto, NodeProto, helper
 
@@ -44,55 +45,86 @@ def test_roles_of_parameters() -> None:
     assert {use for name, use in found.items() if name not in quantization} == {"parameter"}
 
 
+ROLES = {
+    "Conv": {"B": "bias"},
+    "ConvTranspose": {"B": "bias"},
+    "DeformConv": {"B": "bias"},
+    "Gemm": {"C": "bias"},
+    "LSTM": {"B": "bias"},
+    "GRU": {"B": "bias"},
+    "RNN": {"B": "bias"},
+    "BatchNormalization": {
+        "scale": "norm", "B": "norm", "input_mean": "norm", "input_var": "variance",
+    },
+    "InstanceNormalization": {"scale": "norm", "B": "norm"},
+    "GroupNormalization": {"scale": "norm", "bias": "norm"},
+    "LayerNormalization": {"Scale": "norm", "B": "norm"},
+    "RMSNormalization": {"scale": "norm"},
+    "Resize": dict.fromkeys(("roi", "scales", "sizes"), "parameter"),
+    "Upsample": {"scales": "parameter"},
+    "Pad": dict.fromkeys(("pads", "constant_value", "axes"), "parameter"),
+    "Clip": dict.fromkeys(("min", "max"), "parameter"),
+    "Dropout": dict.fromkeys(("ratio", "training_mode"), "parameter"),
+    "OneHot": dict.fromkeys(("depth", "values"), "parameter"),
+    "NonMaxSuppression": dict.fromkeys(
+        ("max_output_boxes_per_class", "iou_threshold", "score_threshold"), "parameter"
+    ),
+    "Range": dict.fromkeys(("start", "limit", "delta"), "parameter"),
+    "ConstantOfShape": {"input": "parameter"},
+    "MelWeightMatrix": dict.fromkeys(
+        ("num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz"),
+        "parameter",
+    ),
+    "HannWindow": {"size": "parameter"},
+    "HammingWindow": {"size": "parameter"},
+    "BlackmanWindow": {"size": "parameter"},
+    "Loop": {"M": "parameter", "cond": "parameter"},
+    "If": {"cond": "parameter"},
+    "QuantizeLinear": dict.fromkeys(("y_scale", "y_zero_point"), "quantization"),
+    "DequantizeLinear": dict.fromkeys(("x", "x_scale", "x_zero_point"), "quantization"),
+    "QLinearConv": dict.fromkeys(
+        ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale",
+         "y_zero_point"), "quantization",
+    ),
+    "QLinearMatMul": dict.fromkeys(
+        ("a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale",
+         "y_zero_point"), "quantization",
+    ),
+    "MatMul": {}, "Gather": {}, "Add": {}, "Attention": {}, "Einsum": {}, "Where": {},
+}  # fmt: skip
+"""Operator -> input by its name in the specification -> role; every other input is a weight."""
+
+
+@pytest.mark.parametrize("op_type", ROLES)
+def test_role_is_told_by_operator_and_input(op_type: str) -> None:
+    expected = ROLES[op_type]
+    inputs = [item.name for item in onnx.defs.get_schema(op_type, 23).inputs]
+    assert expected.keys() <= set(inputs)
+    found = {name: consumed((op_type, index)) for index, name in enumerate(inputs)}
+    assert found == {name: expected.get(name, "weight") for name in inputs}
+
+
 @pytest.mark.parametrize(
     ("op_type", "index", "expected"),
     [
-        ("Conv", 1, "weight"),
-        ("Conv", 2, "bias"),
-        ("ConvTranspose", 2, "bias"),
-        ("DeformConv", 2, "weight"),
-        ("DeformConv", 3, "bias"),
-        ("Gemm", 0, "weight"),
-        ("Gemm", 1, "weight"),
-        ("Gemm", 2, "bias"),
-        ("LSTM", 2, "weight"),
-        ("LSTM", 3, "bias"),
-        ("LSTM", 5, "weight"),
-        ("GRU", 3, "bias"),
-        ("RNN", 3, "bias"),
-        ("BatchNormalization", 0, "weight"),
-        ("BatchNormalization", 1, "norm"),
-        ("BatchNormalization", 3, "norm"),
-        ("BatchNormalization", 4, "variance"),
-        ("LayerNormalization", 2, "norm"),
-        ("InstanceNormalization", 1, "norm"),
-        ("GroupNormalization", 2, "norm"),
-        ("RMSNormalization", 1, "norm"),
-        ("Resize", 0, "weight"),
-        ("Resize", 2, "parameter"),
-        ("Upsample", 1, "parameter"),
-        ("Pad", 0, "weight"),
-        ("Pad", 2, "parameter"),
-        ("Clip", 1, "parameter"),
-        ("Clip", 2, "parameter"),
-        ("Dropout", 1, "parameter"),
-        ("OneHot", 2, "parameter"),
-        ("Range", 0, "parameter"),
-        ("ConstantOfShape", 0, "parameter"),
-        ("NonMaxSuppression", 3, "parameter"),
-        ("NonMaxSuppression", 1, "weight"),
-        ("QuantizeLinear", 0, "weight"),
-        ("QuantizeLinear", 1, "quantization"),
-        ("DequantizeLinear", 0, "quantization"),
-        ("QLinearConv", 7, "quantization"),
-        ("MatMul", 0, "weight"),
-        ("Gather", 0, "weight"),
-        ("Add", 1, "weight"),
-        ("Attention", 2, "weight"),
+        ("FusedConv", 2, "bias"), ("FusedGemm", 2, "bias"), ("Attention", 2, "bias"),
+        ("BiasGelu", 1, "bias"), ("FastGelu", 1, "bias"), ("FusedConv", 1, "weight"),
+        ("SimplifiedLayerNormalization", 1, "norm"),
+        ("SkipLayerNormalization", 1, "weight"), ("SkipLayerNormalization", 2, "norm"),
+        ("SkipLayerNormalization", 3, "norm"), ("SkipSimplifiedLayerNormalization", 2, "norm"),
+        ("MatMulNBits", 0, "weight"), ("MatMulNBits", 1, "quantization"),
+        ("MatMulNBits", 3, "quantization"), ("QLinearAdd", 4, "quantization"),
+        ("QAttention", 8, "quantization"), ("QGemm", 8, "quantization"),
+        ("MatMulBnb4", 2, "quantization"), ("GatherBlockQuantized", 2, "quantization"),
+        ("DynamicQuantizeMatMul", 3, "quantization"), ("DynamicQuantizeMatMul", 0, "weight"),
+        ("MatMulIntegerToFloat", 5, "quantization"), ("DynamicQuantizeLSTM", 8, "quantization"),
+        ("DynamicQuantizeLSTM", 3, "weight"),
     ],
-)
-def test_role_is_told_by_operator_and_input(op_type: str, index: int, expected: str) -> None:
-    assert consumed((op_type, index)) == expected
+)  # fmt: skip
+def test_role_is_told_by_the_operators_of_onnxruntime(
+    op_type: str, index: int, expected: str
+) -> None:
+    assert consumed((op_type, index), domain="com.microsoft") == expected
 
 
 @pytest.mark.parametrize(
