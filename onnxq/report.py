@@ -62,7 +62,7 @@ class TensorRow:
 
     `same_as` names the tensor whose indices and codebook it shares; its own bytes are then 0.
     `snr_db` is None where decoding is exact. `gap` is the distortion over the proven optimum,
-    minus 1; None where that is not known.
+    minus 1; None where that is not known. `distortion` is the sum of squared errors.
     """
 
     name: str
@@ -77,6 +77,7 @@ class TensorRow:
     snr_db: float | None
     scheme: Literal["optimal", "bounded-pdf", "quantile", "uniform", "lossless", "unknown"]
     layout: Literal["portable", "native", "bytes"]
+    distortion: float | None = None
     gap: float | None = None
     is_lossless: bool | None
     original_bytes: int

@@ -6,6 +6,7 @@ model is in exactly one row.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -63,6 +64,7 @@ def _tensor_row(planned: TensorPlan, lead: Encoded) -> TensorRow:
         snr_db=lead.snr_db,
         scheme=lead.scheme,
         layout=lead.form.layout,
+        distortion=lead.distortion if math.isfinite(lead.distortion) else None,
         gap=lead.gap,
         is_lossless=lead.is_lossless,
         original_bytes=planned.original_bytes,
