@@ -92,6 +92,15 @@ def role(weight: Weight) -> Role:
     return "norm" if "norm" in found else "bias"
 
 
+def told_by(weight: Weight, use: Role) -> tuple[str, ...]:
+    """Return the operators that give a tensor a role, sorted; what is direct counts last."""
+    for consumers in (weight.purposes, weight.consumers):
+        found = {item.op_type for item in consumers if _use(item, weight.shape) == use}
+        if found:
+            return tuple(sorted(found))
+    return ()
+
+
 def _use(consumer: Consumer, shape: Sequence[int]) -> Role:
     op_type, index = consumer.op_type, consumer.index
     if index in _QUANTIZATION.get(op_type, ()):

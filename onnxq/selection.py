@@ -15,7 +15,7 @@ from onnxq import tensors
 from onnxq.errors import OptionError
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions
-from onnxq.roles import role
+from onnxq.roles import role, told_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +88,11 @@ def reason_by_kind(weight: Weight) -> tuple[str, str] | None:
 
 def _by_role(weight: Weight, options: ConvertOptions) -> tuple[str, str] | None:
     use = role(weight)
-    consumer = weight.consumers[0].op_type if weight.consumers else "nothing"
     if use == "quantization":
-        return "already-quantized", f"part of an existing quantization ({consumer})"
+        users = ", ".join(told_by(weight, use))
+        return "already-quantized", f"part of an existing quantization ({users})"
     if use == "parameter":
-        return "parameter", f"configures {consumer}"
+        return "parameter", f"configures {', '.join(told_by(weight, use))}"
     if use == "variance" and not options.quantize_variance:
         return "variance", "a small error in a variance scales a whole channel"
     if use == "norm" and not options.quantize_norm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from onnxq import model
 from onnxq.errors import OptionError
@@ -35,6 +35,24 @@ def reasons(proto: ModelProto, **options: Any) -> dict[str, str]:
 
 
 CONV = {"w", "b", "scale", "bias", "mean", "var"}
+
+
+def detail(*nodes: NodeProto, shape: tuple[int, ...] = (512,)) -> str:
+    """Return why tensor w is kept, in words."""
+    floats = graphs.tensors(w=graphs.normal(shape, 1))
+    made = graphs.model(graphs.graph(list(nodes), [graphs.value("x", 1)], [], floats))
+    kept = reason_to_keep(weights(made)["w"], make_options({}))
+    return "" if kept is None else kept[1]
+
+
+def test_detail_names_the_operators_that_tell_the_role() -> None:
+    plain, clip = graphs.node("MatMul", "x,w", "m"), graphs.node("Clip", "x,w", "c")
+    assert detail(plain, clip) == "configures Clip"
+    identity = graphs.node("Identity", "w", "i")
+    assert detail(identity, graphs.node("Resize", "x,,i", "y")) == "configures Resize"
+    assert detail(graphs.node("Pad", "x,p,w", "y"), clip, plain) == "configures Clip, Pad"
+    scale = graphs.node("DequantizeLinear", "x,i", "y")
+    assert detail(identity, scale) == "part of an existing quantization (DequantizeLinear)"
 
 
 # By kind
