@@ -7,8 +7,8 @@ option sets: an explicit option beside a preset wins.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any, Literal, TypedDict, get_args
@@ -73,8 +73,7 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         _check_width("--bits", self.bits)
-        for pattern, bits in self.tensor_bits:
-            _check_width(f"--tensor {pattern!r}", bits)
+        self._check_lists()
         _check_choice("--init", self.init, get_args(Init))
         _check_choice("--layout", self.layout, get_args(LayoutName))
         _check_choice("--codebook-dtype", self.codebook_dtype, get_args(CodebookDtype))
@@ -86,6 +85,21 @@ class ConvertOptions:
         _check_least("--max-iterations", self.max_iterations, 1)
         _check_least("--min-elements", self.min_elements, 0)
         _check_least("--jobs", self.jobs, 0)
+        for key in ("quantize_bias", "quantize_norm", "quantize_variance"):
+            _check_bool(key, getattr(self, key))
+        for key in ("only_smaller", "fewer_bits", "share_equal"):
+            _check_bool(key, getattr(self, key))
+
+    def _check_lists(self) -> None:
+        for key in ("include", "exclude", "op_types"):
+            if not isinstance(getattr(self, key), tuple):
+                raise _no_strings(key, getattr(self, key))
+            _strings(key, getattr(self, key))
+        if not isinstance(self.tensor_bits, tuple):
+            raise _no_pairs(self.tensor_bits)
+        for item in self.tensor_bits:
+            pattern, _ = _pair(item, self.tensor_bits)
+            _check_width(f"--tensor {pattern!r}", item[1])
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON-ready values, in field order."""
@@ -180,17 +194,35 @@ def _strings(key: str, value: object) -> tuple[str, ...]:
     items = (value,) if isinstance(value, str) else value
     if isinstance(items, (list, tuple)) and all(isinstance(i, str) and i.strip() for i in items):
         return tuple(items)
-    raise OptionError(f"--{key.replace('_', '-')}: found {value!r}, expected strings, none empty")
+    raise _no_strings(key, value)
+
+
+def _no_strings(key: str, value: object) -> OptionError:
+    option = f"--{key.replace('_', '-')}"
+    return OptionError(f"{option}: found {value!r}, expected strings, none empty")
 
 
 def _pairs(value: object) -> tuple[tuple[str, int], ...]:
     items = value.items() if isinstance(value, Mapping) else value
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise _no_pairs(value)
+    return tuple(_pair(item, value) for item in items)
+
+
+def _pair(item: object, value: object) -> tuple[str, int]:
+    """Return one pair; what counts as a whole number elsewhere (numpy's) becomes an int."""
+    if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], str):
+        raise _no_pairs(value)
     try:
-        return tuple((str(pattern), index(bits)) for pattern, bits in items)  # type: ignore[attr-defined]
-    except (TypeError, ValueError) as err:
-        raise OptionError(
-            f"--tensor: found {value!r}, expected a mapping or pairs of pattern and bits"
-        ) from err
+        return item[0], item[1] if isinstance(item[1], bool) else index(item[1])
+    except TypeError as err:
+        raise _no_pairs(value) from err
+
+
+def _no_pairs(value: object) -> OptionError:
+    return OptionError(
+        f"--tensor: found {value!r}, expected a mapping or pairs of pattern and bits"
+    )
 
 
 def _check_width(option: str, bits: object) -> None:
@@ -200,8 +232,13 @@ def _check_width(option: str, bits: object) -> None:
 
 def _check_number(option: str, value: object) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value >= 0):  # type: ignore[arg-type, operator]
+    if not (is_number and 0 <= value <= sys.float_info.max):  # type: ignore[operator]
         raise OptionError(f"{option}: found {value!r}, expected a number >= 0")
+
+
+def _check_bool(key: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(f"{key}: found {value!r}, expected True or False")
 
 
 def _check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:

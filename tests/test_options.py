@@ -19,6 +19,12 @@ from onnxq.options import (
     parse_tensor_bits,
 )
 
+CLAIMS = (
+    "quantize_bias", "quantize_norm", "quantize_variance", "only_smaller", "fewer_bits",
+    "share_equal",
+)  # fmt: skip
+"""The options that are true or false."""
+
 
 def test_defaults() -> None:
     options = make_options({})
@@ -40,7 +46,7 @@ def test_none_means_the_default() -> None:
     [
         ("bits", (0, 17, -1, 4.0, "4", True, None)),
         ("init", ("best", "", 3)),
-        ("pdf_factor", (-0.1, math.nan, math.inf, "0.5", None)),
+        ("pdf_factor", (-0.1, math.nan, math.inf, "0.5", None, True, 10**400)),
         ("max_iterations", (0, -1, 1.5, "9", True)),
         ("preset", ("ce1", 2, ["ce2"])),
         ("layout", ("compact", 1)),
@@ -49,14 +55,18 @@ def test_none_means_the_default() -> None:
         ("min_elements", (-1, 2.5, "3", False)),
         ("min_elements_per_centroid", (-0.5, math.nan, math.inf, "1", None)),
         ("jobs", (-1, 1.0, "2", True)),
-        ("tensor_bits", ((("w", 0),), (("w", 17),), (("w", "4"),))),
+        ("tensor_bits", ((("w", 0),), (("w", 17),), (("w", True),))),
+        ("include", ("conv*", ["conv*"], ("",), (3,), None)),
+        ("exclude", ("conv*", ["conv*"], {"conv*": 1})),
+        ("op_types", ("Conv", (b"Conv",))),
+        *((key, ("false", "", 0, 1, None, [])) for key in CLAIMS),
     ],
 )
 def test_value_out_of_range_is_refused_with_the_name_of_the_option(
     key: str, values: tuple[Any, ...]
 ) -> None:
     odd = {"tensor_bits": "--tensor 'w'", "min_elements_per_centroid": "min_elements_per_centroid"}
-    option = odd.get(key, f"--{key.replace('_', '-')}")
+    option = key if key in CLAIMS else odd.get(key, f"--{key.replace('_', '-')}")
     for value in values:
         with pytest.raises(OptionError, match=f"^{option}: found .*, expected"):
             ConvertOptions(**{key: value})
@@ -133,11 +143,32 @@ def test_tensor_bits_are_a_mapping_or_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [3, "a=4", ["a"], [("a",)], [("a", 4, 5)], {"a": "four"}, {"a": 4.5}, {"a": None}]
+    "given",
+    [
+        3,
+        "a=4",
+        ["a"],
+        [("a",)],
+        [("a", 4, 5)],
+        {"a": "four"},
+        {"a": 4.5},
+        {"a": None},
+        [(3, 4)],
+        ["a4"],
+    ],
 )
 def test_what_is_no_pair_of_pattern_and_bits_is_refused(given: Any) -> None:
     with pytest.raises(OptionError, match="--tensor"):
         make_options({"tensor_bits": given})
+    with pytest.raises(OptionError, match="--tensor"):
+        ConvertOptions(tensor_bits=given)
+
+
+def test_every_field_is_checked() -> None:
+    """Whatever the field, a value of a type that none has is refused."""
+    for field in dataclasses.fields(ConvertOptions):
+        with pytest.raises(OptionError, match="found"):
+            ConvertOptions(**{field.name: object()})
 
 
 @pytest.mark.parametrize(
