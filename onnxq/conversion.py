@@ -90,7 +90,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Bench:
+class _Prepared:
     """Hold a model made ready for insertion: planned weights out, kept ones in their new place."""
 
     document: Document
@@ -163,46 +163,46 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     Raises:
         OnnxqError: reading, writing or the check failed; an existing target is then untouched.
     """
-    bench = _prepare(job, job.document, job.plan)
+    prepared = _prepare(job, job.document, job.plan)
     try:
-        if not job.is_requantized and _gains_nothing(bench, job):
-            _abandon(bench.store)
+        if not job.is_requantized and _gains_nothing(prepared, job):
+            _abandon(prepared.store)
             document = job.reopen()
-            bench = _prepare(job, document, _dropped(document, job.plan))
-        encoded = dict(_encode_all(bench, workers(job.options), progress))
+            prepared = _prepare(job, document, _dropped(document, job.plan))
+        encoded = dict(_encode_all(prepared, workers(job.options), progress))
         forms = [(name, item.form) for (_, name), item in encoded.items()]
         notes = summary.form_notes(forms, job.options.layout)
-        output_bytes, checked = _save(bench, job, check)
+        output_bytes, checked = _save(prepared, job, check)
     except BaseException:
-        _abandon(bench.store)
+        _abandon(prepared.store)
         raise
-    notes = [*_gain_notes(job, bench, output_bytes), *notes]
+    notes = [*_gain_notes(job, prepared, output_bytes), *notes]
     return Outcome(
-        document=bench.document,
-        plan=bench.plan,
+        document=prepared.document,
+        plan=prepared.plan,
         encoded=encoded,
-        kept=summary.kept_floats(bench.weights, bench.plan),
+        kept=summary.kept_floats(prepared.weights, prepared.plan),
         output_bytes=output_bytes,
-        predicted_bytes=bench.predicted_bytes,
-        skeleton_bytes=bench.skeleton_bytes,
-        moved_bytes=bench.moved_bytes,
+        predicted_bytes=prepared.predicted_bytes,
+        skeleton_bytes=prepared.skeleton_bytes,
+        moved_bytes=prepared.moved_bytes,
         check=checked,
         notes=notes,
-        data_files=_data_names(bench.store),
+        data_files=_data_names(prepared.store),
     )
 
 
-def _gain_notes(job: Job, bench: _Bench, output_bytes: int) -> Iterator[str]:
+def _gain_notes(job: Job, prepared: _Prepared, output_bytes: int) -> Iterator[str]:
     """Yield what a user should know of the sizes."""
-    for name in _data_names(bench.store):
+    for name in _data_names(prepared.store):
         yield f"the values stand in {name}, which belongs beside the model: ship both files"
     if job.is_requantized:
         yield "the input was converted before: it was decoded first, tables compare with its floats"
     if output_bytes < job.input_bytes:
         return
-    if bench.plan.tensors:
+    if prepared.plan.tensors:
         yield "nothing was gained: the output is not smaller than the input"
-    elif any(record.reason == "not-smaller" for record in bench.plan.skips):
+    elif any(record.reason == "not-smaller" for record in prepared.plan.skips):
         yield "nothing was gained: no tensor gets smaller, the model is kept as it is"
     else:
         yield "nothing was gained: every tensor is kept, for the reasons listed"
@@ -213,10 +213,10 @@ def _data_names(store: files.Store) -> tuple[str, ...]:
     return (final.name,) if final is not None else ()
 
 
-def _gains_nothing(bench: _Bench, job: Job) -> bool:
-    if not job.options.only_smaller or job.has_plan or not bench.plan.tensors:
+def _gains_nothing(prepared: _Prepared, job: Job) -> bool:
+    if not job.options.only_smaller or job.has_plan or not prepared.plan.tensors:
         return False
-    return bench.predicted_bytes >= job.input_bytes
+    return prepared.predicted_bytes >= job.input_bytes
 
 
 def _dropped(document: Document, plan: Plan) -> Plan:
@@ -230,7 +230,7 @@ def _dropped(document: Document, plan: Plan) -> Plan:
     return Plan(tensors=(), skips=tuple(skips))
 
 
-def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
+def _prepare(job: Job, document: Document, plan: Plan) -> _Prepared:
     weights = model.weights(document)
     taken = graphs.taken_names(document)
     external = job.options.external_data
@@ -245,7 +245,7 @@ def _prepare(job: Job, document: Document, plan: Plan) -> _Bench:
         raise
     moved = sum(model.external_lengths(document))
     kept = summary.kept_floats(weights, plan)
-    return _Bench(
+    return _Prepared(
         document=document,
         plan=plan,
         weights=weights,
@@ -267,23 +267,23 @@ def _store(external: ExternalData, document: Document, target: Path | None) -> f
 
 
 def _encode_all(
-    bench: _Bench, jobs: int, progress: Progress | None
+    prepared: _Prepared, jobs: int, progress: Progress | None
 ) -> Iterator[tuple[tuple[str, str], Encoded]]:
     """Encode and insert every planned tensor in plan order; yield what is worth remembering."""
-    by_key = {(weight.graph, weight.name): weight for weight in bench.weights}
-    inserter = layout.Inserter(bench.document, bench.taken, bench.weights, bench.store)
+    by_key = {(weight.graph, weight.name): weight for weight in prepared.weights}
+    inserter = layout.Inserter(prepared.document, prepared.taken, prepared.weights, prepared.store)
 
     def work(planned: TensorPlan) -> Encoded:
-        values = model.read(bench.document, by_key[planned.key])
+        values = model.read(prepared.document, by_key[planned.key])
         own_jobs = jobs if values.nbytes >= WHOLE_TENSOR_BYTES else 1
         return encode(values, planned, inserter.form(planned), jobs=own_jobs)
 
-    leads = [planned for planned in bench.plan.tensors if planned.same_as is None]
+    leads = [planned for planned in prepared.plan.tensors if planned.same_as is None]
     results = ordered_map(
         work, leads, jobs=jobs, cost=lambda p: p.original_bytes, budget=INFLIGHT_BYTES
     )
-    meter = _Meter("encoding", [p.original_bytes for p in bench.plan.tensors], progress)
-    for planned in bench.plan.tensors:
+    meter = _Meter("encoding", [p.original_bytes for p in prepared.plan.tensors], progress)
+    for planned in prepared.plan.tensors:
         encoded = next(results) if planned.same_as is None else None
         inserter.insert(planned, encoded)
         meter.step(planned.name, planned.original_bytes)
@@ -291,13 +291,13 @@ def _encode_all(
             yield planned.key, encoded.without_payloads()
 
 
-def _save(bench: _Bench, job: Job, check: Checker) -> tuple[int, Check | None]:
+def _save(prepared: _Prepared, job: Job, check: Checker) -> tuple[int, Check | None]:
     """Put the model in place after its check; return the bytes of all its files."""
-    document = bench.document
+    document = prepared.document
 
     def serialize() -> bytes:
-        is_inline = bench.store.placement is None and not document.has_data_files
-        is_source = not bench.plan.tensors and not job.is_requantized
+        is_inline = prepared.store.placement is None and not document.has_data_files
+        is_source = not prepared.plan.tensors and not job.is_requantized
         if is_source and document.path is not None and is_inline:
             return document.path.read_bytes()
         return files.serialize(document.proto, document.label)
@@ -305,10 +305,10 @@ def _save(bench: _Bench, job: Job, check: Checker) -> tuple[int, Check | None]:
     if job.target is None:
         data = serialize()
         return len(data), check(data)
-    with files.pending_model(job.target, serialize, bench.store, job.inputs) as candidate:
+    with files.pending_model(job.target, serialize, prepared.store, job.inputs) as candidate:
         checked = check(candidate)
         size = candidate.stat().st_size
-    return size + _data_bytes(bench.store), checked
+    return size + _data_bytes(prepared.store), checked
 
 
 def _data_bytes(store: files.Store) -> int:
