@@ -1,0 +1,81 @@
+"""Working points: settings, what they cost in bytes, and what they do to the outputs.
+
+Owns the records of a sweep and their place in the published JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from onnxq import record_json
+from onnxq.checks import Check
+from onnxq.measurements import DataUsed, MetricRow
+from onnxq.report import SCHEMA_VERSION, FileSize, Ledger, TensorRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingPoint:
+    """Hold one point of a sweep; a point that failed has an `error` and no figures.
+
+    Attributes:
+        key: Digest of all that decides the figures: model, data, settings, metrics, versions.
+        series: The settings that set its curve apart, such as "optimal, portable"; "" if there is
+            one curve.
+        settings: Convert options by Python name that were asked for, `bits` among them.
+        command: Command that makes this file.
+        file_bytes: Size of the converted model, external data included.
+        ratio: Original size through that.
+        ce2_bytes: Size by the accounting of the published method.
+        bits_per_weight: Of the encoded weights.
+        check: Output differences over all samples.
+        metrics: Figures of both models.
+        ledger: Every byte of the file.
+        tensors: The encoded tensors.
+        seconds: Time of conversion and evaluation.
+        error: What went wrong, in one line.
+    """
+
+    key: str
+    series: str = ""
+    settings: Mapping[str, Any]
+    command: str
+    file_bytes: int | None = None
+    ratio: float | None = None
+    ce2_bytes: int | None = None
+    bits_per_weight: float | None = None
+    check: Check | None = None
+    metrics: tuple[MetricRow, ...] = ()
+    ledger: Ledger | None = None
+    tensors: tuple[TensorRow, ...] = ()
+    seconds: float = 0.0
+    error: str | None = None
+
+    def metric(self, label: str) -> MetricRow | None:
+        """Return the metric of a label or a name, the first of several outputs."""
+        return next((row for row in self.metrics if label in (row.label, row.name)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepReport:
+    """Hold what `sweep` found of one model."""
+
+    command: Literal["sweep"] = "sweep"
+    model: FileSize
+    data: DataUsed
+    points: tuple[WorkingPoint, ...]
+    reused: int = 0
+    """Points that an earlier, interrupted sweep had finished."""
+    notes: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Machine, system and providers that the figures come from."""
+    command_line: str = ""
+    """Command that makes this report again."""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values of the published schema."""
+        return {"schema_version": SCHEMA_VERSION, **record_json.fields_to_json(self)}
