@@ -7,12 +7,20 @@ whatever we do not touch is written back byte for byte (docs/adr/0001).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 from onnxq.errors import InputError
 
@@ -200,9 +208,7 @@ def _uses(all_scopes: list[Scope]) -> Iterator[tuple[Key, Scope, NodeProto, int]
     for scope in all_scopes:
         for node in scope.proto.node:
             for index, name in enumerate(node.input):
-                owner: Scope | None = scope
-                while owner is not None and name not in defined[id(owner)]:
-                    owner = owner.parent
+                owner = _owner(scope, name, defined)
                 if name and owner is not None:
                     yield (owner.path, name), scope, node, index
 
@@ -221,9 +227,12 @@ def consumers(all_scopes: list[Scope]) -> Mapping[Key, list[Consumer]]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Purposes:
-    """Hold where values end up: each use of a value, with the value that it passes it on as."""
+    """Hold where values end up: each use of a value, with the values that it is passed on as.
 
-    uses: Mapping[Key, list[tuple[Consumer, Key | None]]]
+    A value that leaves a graph or function as its output has a use without a consumer.
+    """
+
+    uses: Mapping[Key, list[tuple[Consumer | None, tuple[Key, ...]]]]
 
     def of(self, path: str, name: str) -> tuple[Consumer, ...]:
         """Return the uses of a value that compute with it.
@@ -234,27 +243,58 @@ class Purposes:
         ends: list[Consumer] = []
         seen, ahead = {(path, name)}, [(path, name)]
         while ahead:
-            for use, behind in self.uses.get(ahead.pop(), ()):
-                if behind is None or behind not in self.uses:
+            for use, passed in self.uses.get(ahead.pop(), ()):
+                behind = [key for key in passed if key in self.uses]
+                if not behind and use is not None:
                     ends.append(use)
-                elif behind not in seen:
-                    seen.add(behind)
-                    ahead.append(behind)
+                ahead += (key for key in behind if key not in seen)
+                seen.update(behind)
         return tuple(ends)
 
 
-def purposes(all_scopes: list[Scope]) -> Purposes:
-    """Return where values end up, through functions and nodes that preserve them."""
-    functions = {
-        (_domain(proto.domain), proto.name, proto.overload): scope
-        for scope in all_scopes
-        if isinstance(proto := scope.proto, FunctionProto)
-    }
-    uses: dict[Key, list[tuple[Consumer, Key | None]]] = {}
-    for key, scope, node, index in _uses(all_scopes):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Body:
+    """Hold what a node runs: a graph inside it or the function it calls, and its values' names."""
+
+    scope: Scope
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def _bodies(all_scopes: list[Scope]) -> Callable[[NodeProto], Sequence[_Body]]:
+    """Return what tells the bodies of a node."""
+    functions: dict[tuple[str, str, str], list[_Body]] = {}
+    inner: dict[int, list[_Body]] = {}
+    for scope in all_scopes:
+        proto = scope.proto
+        body = _Body(scope=scope, inputs=_names(proto.input), outputs=_names(proto.output))
+        if isinstance(proto, FunctionProto):
+            functions[_domain(proto.domain), proto.name, proto.overload] = [body]
+        elif scope.parent is not None:
+            inner.setdefault(id(scope.enclosing[-2]), []).append(body)
+
+    def of(node: NodeProto) -> Sequence[_Body]:
         called = functions.get((_domain(node.domain), node.op_type, node.overload))
-        behind = _passed_on(scope, node, index) if called is None else _formal(called, index)
+        return inner.get(id(node), []) if called is None else called
+
+    return of
+
+
+def purposes(all_scopes: list[Scope]) -> Purposes:
+    """Return where values end up, through functions, bodies and nodes that preserve them."""
+    bodies_of = _bodies(all_scopes)
+    defined = {id(scope): _defined(scope) for scope in all_scopes}
+    uses: dict[Key, list[tuple[Consumer | None, tuple[Key, ...]]]] = {}
+    for key, scope, node, index in _uses(all_scopes):
+        behind = _passed_on(scope, node, index, bodies_of(node))
         uses.setdefault(key, []).append((_consumer(node, index), behind))
+    for scope in all_scopes:
+        for node in scope.proto.node:
+            for body in bodies_of(node):
+                for name, behind in _leaving(scope, node, body):
+                    owner = _owner(body.scope, name, defined)
+                    if owner is not None:
+                        uses.setdefault((owner.path, name), []).append((None, behind))
     return Purposes(uses=uses)
 
 
@@ -262,20 +302,53 @@ def _domain(name: str) -> str:
     return "" if name in DEFAULT_DOMAINS else name
 
 
-def _passed_on(scope: Scope, node: NodeProto, index: int) -> Key | None:
-    """Return the output of a node whose values are those of this input, if there is one."""
-    is_preserving = node.domain in DEFAULT_DOMAINS and node.op_type in _VALUE_PRESERVING
-    if is_preserving and index == 0 and node.output and node.output[0]:
-        return scope.path, node.output[0]
-    return None
+def _passed_on(
+    scope: Scope, node: NodeProto, index: int, bodies: Sequence[_Body]
+) -> tuple[Key, ...]:
+    """Return the values that hold what goes in at an input: an output, or a body's input."""
+    if bodies and bodies[0].scope.is_function:
+        return _named(bodies[0].scope, bodies[0].inputs, index)
+    if node.domain not in DEFAULT_DOMAINS:
+        return ()
+    if node.op_type in _VALUE_PRESERVING and index == 0:
+        return _named(scope, node.output, 0)
+    if node.op_type == "Scan" or (node.op_type == "Loop" and index >= 2):
+        # Scan-8 takes the lengths of its sequences first.
+        index -= node.op_type == "Scan" and scope.opset < 9
+        return tuple(key for body in bodies for key in _named(body.scope, body.inputs, index))
+    return ()
 
 
-def _formal(function: Scope, index: int) -> Key | None:
-    """Return the input of a function that takes an argument of its call."""
-    proto = function.proto
-    if isinstance(proto, FunctionProto) and index < len(proto.input):
-        return function.path, proto.input[index]
-    return None
+def _leaving(scope: Scope, node: NodeProto, body: _Body) -> Iterator[tuple[str, tuple[Key, ...]]]:
+    """Yield each value that leaves a body of a node, and what it becomes.
+
+    It becomes the node's output, and the body's own input in the next round of a loop.
+    """
+    is_round = not body.scope.is_function and node.op_type in ("Loop", "Scan")
+    first = int(is_round and node.op_type == "Loop")  # its first output is the condition
+    scans = sum(item.i for item in node.attribute if item.name == "num_scan_inputs")
+    carried = body.inputs[: max(0, len(body.inputs) - scans)] if is_round else ()
+    reach = max(len(node.output) + first, len(carried))
+    for index, name in enumerate(body.outputs[:reach]):
+        behind = _named(scope, node.output, index - first)
+        yield name, behind + _named(body.scope, carried, index + first)
+
+
+def _named(scope: Scope, names: Sequence[str], index: int) -> tuple[Key, ...]:
+    """Return the value at a position of a list of names, if there is one."""
+    is_there = 0 <= index < len(names) and names[index]
+    return ((scope.path, names[index]),) if is_there else ()
+
+
+def _names(values: Iterable[str | ValueInfoProto]) -> list[str]:
+    return [value if isinstance(value, str) else value.name for value in values]
+
+
+def _owner(scope: Scope | None, name: str, defined: Mapping[int, set[str]]) -> Scope | None:
+    """Return the scope that defines a name as a scope sees it."""
+    while scope is not None and name not in defined[id(scope)]:
+        scope = scope.parent
+    return scope
 
 
 def initializers(document: Document) -> Iterator[TensorProto]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from onnx import ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxq import model
 from onnxq.options import ConvertOptions
@@ -234,6 +234,90 @@ def test_bias_behind_a_reshape_is_a_bias() -> None:
 def test_weight_that_is_handed_on_to_a_matmul_stays_a_weight() -> None:
     nodes = [graphs.node("Transpose", "w", "i"), graphs.node("MatMul", "x,i", "y")]
     assert kept(*nodes) == {}
+
+
+def branch(op_type: str, seed: int, *nodes: NodeProto) -> GraphProto:
+    """Return a branch that gives out b<seed>: its own weight, or what its nodes make of it."""
+    inner = graphs.tensors(**{f"b{seed}": graphs.normal((512,), seed)})
+    out = nodes[-1].output[0] if nodes else f"b{seed}"
+    return graphs.graph(nodes, [], [graphs.value(out, 512)], inner, name=f"{op_type}{seed}")
+
+
+def chosen(*nodes: NodeProto) -> NodeProto:
+    """Return an If whose branches give out b1 and b2 as "i", behind nodes from b1 to o1."""
+    then, other = branch("then", 1, *nodes), branch("else", 2)
+    return graphs.node("If", "flag", "i", then_branch=then, else_branch=other)
+
+
+@pytest.mark.parametrize(
+    ("outside", "reason"),
+    [
+        (graphs.node("Resize", "x,,i", "y"), "parameter"),
+        (graphs.node("Clip", "x,i", "y"), "parameter"),
+        (graphs.node("BatchNormalization", "x,v,v,v,i", "y"), "variance"),
+        (graphs.node("DequantizeLinear", "x,i", "y"), "already-quantized"),
+        (graphs.node("MatMul", "x,i", "y"), None),
+        (graphs.node("Add", "x,i", "y"), "bias-kept"),
+    ],
+)
+def test_role_follows_a_value_out_of_a_branch(outside: NodeProto, reason: str | None) -> None:
+    expected = {} if reason is None else {"b1": reason, "b2": reason}
+    for nodes in ((), (graphs.node("Identity", "b1", "o1"),)):
+        found = kept(chosen(*nodes), outside)
+        assert {name: why for name, why in found.items() if name != "v"} == expected
+    assert kept(chosen(graphs.node("Neg", "b1", "o1")), outside).get("b1") is None
+
+
+def test_branch_that_serves_nothing_holds_weights() -> None:
+    assert kept(chosen()) == {}
+    assert kept(chosen(graphs.node("Identity", "b1", "o1"))) == {}
+
+
+def test_role_follows_a_value_out_of_nested_branches() -> None:
+    inner = graphs.node("If", "flag", "o1", then_branch=branch("a", 3), else_branch=branch("b", 4))
+    found = kept(chosen(inner), graphs.node("Clip", "x,i", "y"))
+    assert found == dict.fromkeys(("b2", "b3", "b4"), "parameter")
+
+
+def test_role_follows_a_value_out_of_a_function() -> None:
+    constant = graphs.node("Constant", "", "c", value=graphs.tensor("", graphs.normal((512,), 3)))
+    call = graphs.node("F", "x", "s", domain="local")
+    assert kept(call, graphs.node("Resize", "x,,s", "y"), inside=constant)["c"] == "parameter"
+    assert "c" not in kept(call, graphs.node("MatMul", "x,s", "y"), inside=constant)
+    through = graphs.node("Identity", "a", "c")
+    call = graphs.node("F", "w", "s", domain="local")
+    assert kept(call, graphs.node("Resize", "x,,s", "y"), inside=through) == {"w": "parameter"}
+
+
+def looped(op_type: str, inside: NodeProto) -> NodeProto:
+    """Return a Loop or Scan over w; its body hands c on as d and gives out e."""
+    head = [graphs.value("n", dtype=7), graphs.value("go", dtype=9)] if op_type == "Loop" else []
+    outs = [graphs.value(name, 512) for name in ("d", "e")]
+    condition = [graphs.node("Identity", "go", "on")] if head else []
+    held = graphs.tensors(k=graphs.normal((512,), 4))
+    nodes = [*condition, graphs.node("Identity", "k", "d"), inside]
+    inputs = [*head, graphs.value("c", 512), *([] if head else [graphs.value("s", 512)])]
+    body = graphs.graph(nodes, inputs, [*[graphs.value("on", dtype=9)][: len(head)], *outs], held)
+    if head:
+        return graphs.node("Loop", "m,go,w", "last,all", body=body)
+    return graphs.node("Scan", "w,v", "last,all", body=body, num_scan_inputs=1)
+
+
+@pytest.mark.parametrize("op_type", ["Loop", "Scan"])
+def test_role_follows_a_value_round_a_loop(op_type: str) -> None:
+    clip = graphs.node("Clip", "x,c", "e")
+    assert kept(looped(op_type, clip)) == dict.fromkeys(("w", "k"), "parameter")
+    plain = graphs.node("MatMul", "x,c", "e")
+    assert kept(looped(op_type, plain)) == {}
+    outside = graphs.node("Clip", "x,last", "y")
+    assert kept(looped(op_type, plain), outside) == {"k": "parameter"}
+
+
+def test_parts_of_a_scan_go_in_and_come_out() -> None:
+    scanned = graphs.node("Clip", "x,s", "e")
+    assert kept(looped("Scan", scanned)) == {"v": "parameter"}
+    held = graphs.node("Identity", "k", "e")
+    assert kept(looped("Scan", held), graphs.node("Clip", "x,all", "y")) == {"k": "parameter"}
 
 
 def test_function_named_like_a_quantization_still_is_one() -> None:
