@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import mmap
 import os
 import re
 import sys
@@ -26,6 +25,7 @@ from onnx import ModelProto, TensorProto
 from onnxq import tensors
 from onnxq.errors import OutputError
 from onnxq.graphs import Document, initializers
+from onnxq.leftovers import unmentioned
 from onnxq.model import external_tensors
 from onnxq.rate import EXTERNAL_THRESHOLD, Placement
 
@@ -59,19 +59,19 @@ class InlineStore:
         tensor.ClearField("data_location")
 
 
-class DataFileStore:
-    """Stream tensor values of EXTERNAL_THRESHOLD bytes and more to a temporary data file."""
+class PlacingStore:
+    """Give tensors of EXTERNAL_THRESHOLD bytes and more their places in a data file, unwritten."""
 
     def __init__(self, output: Path) -> None:
+        if _is_no_text(output.name):
+            raise OutputError(
+                f"{output}: is no UTF-8 name, which a model needs that names its data file; "
+                "choose another name or --external-data never"
+            )
         self._output = output
         self.placement = Placement(data_name(output, "0" * _DIGEST_CHARS))
         self.tensors: list[TensorProto] = []
-        self._digest = hashlib.blake2b(digest_size=_DIGEST_CHARS // 2)
         self._written = 0
-        self._final: Path | None = None
-        self._is_new = False
-        with _output_errors(output):
-            self._path, self._file = _temporary(output)
 
     def put(self, tensor: TensorProto, values: Array) -> None:
         """Give a tensor its values: inline when short, else in the data file."""
@@ -89,14 +89,7 @@ class DataFileStore:
             InlineStore().copy(tensor, source, offset, length)
             return
         self._refer(tensor, length)
-        with source.open("rb") as file:
-            file.seek(offset)
-            while length:
-                chunk = file.read(min(length, _CHUNK))
-                if not chunk:
-                    raise OutputError(f"{source}: ended while it was being copied")
-                self._write(memoryview(chunk))
-                length -= len(chunk)
+        self._stream(source, offset, length)
 
     def move(self, tensor: TensorProto) -> None:
         """Move a tensor's inline bytes to the data file, unless they are short."""
@@ -114,6 +107,36 @@ class DataFileStore:
         for key, value in entries.items():
             tensor.external_data.add(key=key, value=str(value))
         self.tensors.append(tensor)
+
+    def _stream(self, source: Path, offset: int, length: int) -> None:
+        """Write a range of another file; here only its length is of interest."""
+        self._written += length
+
+    def _write(self, data: memoryview) -> None:
+        """Write the next bytes of the data file."""
+        self._written += len(data)
+
+
+class DataFileStore(PlacingStore):
+    """Stream the values of long tensors to a temporary data file."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(output)
+        self._digest = hashlib.blake2b(digest_size=_DIGEST_CHARS // 2)
+        self._final: Path | None = None
+        self._is_new = False
+        with _output_errors(output):
+            self._path, self._file = _temporary(output)
+
+    def _stream(self, source: Path, offset: int, length: int) -> None:
+        with source.open("rb") as file:
+            file.seek(offset)
+            while length:
+                chunk = file.read(min(length, _CHUNK))
+                if not chunk:
+                    raise OutputError(f"{source}: ended while it was being copied")
+                self._write(memoryview(chunk))
+                length -= len(chunk)
 
     def _write(self, data: memoryview) -> None:
         with _output_errors(self._output):
@@ -151,7 +174,7 @@ class DataFileStore:
             self._final.unlink(missing_ok=True)
 
 
-Store = InlineStore | DataFileStore
+Store = InlineStore | PlacingStore
 
 
 def move_kept(document: Document, store: Store) -> None:
@@ -167,7 +190,7 @@ def move_kept(document: Document, store: Store) -> None:
         where = f"{document.label}: tensor {name!r}"
         path, offset, length = tensors.check_external(tensor, document.folder, where)
         store.copy(tensor, path, offset, length)
-    if isinstance(store, DataFileStore):
+    if isinstance(store, PlacingStore):
         for tensor in initializers(document):
             if not tensors.is_external(tensor) and tensor.HasField("raw_data"):
                 store.move(tensor)
@@ -301,31 +324,15 @@ def write_bytes(output: Path, data: bytes) -> None:
         raise
 
 
+def _is_no_text(name: str) -> bool:
+    """Tell whether a file name holds bytes that are not UTF-8, which Python keeps as surrogates."""
+    return any("\ud800" <= char <= "\udfff" for char in name)
+
+
 def _own_data_files(output: Path) -> list[Path]:
-    """Return the data files of earlier outputs of this name, a crashed one's included.
-
-    A file that any other file of the folder mentions is none: a model that was renamed or copied
-    keeps its data.
-    """
+    """Return the data files of earlier outputs of this name, a crashed one's included."""
     pattern = re.compile(re.escape(output.name) + rf"\.[0-9a-f]{{{_DIGEST_CHARS}}}\.data")
-    entries = [path for path in output.parent.iterdir() if path.is_file()]
-    found = [path for path in entries if pattern.fullmatch(path.name)]
-    if not found:
-        return []
-    others = [path for path in entries if path != output and path.suffix not in (".data", ".tmp")]
-    return [path for path in found if not any(_mentions(other, path.name) for other in others)]
-
-
-def _mentions(model: Path, name: str) -> bool:
-    """Tell whether a file holds a name, read through the page cache."""
-    try:
-        with (
-            model.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            return data.find(name.encode()) >= 0
-    except (OSError, ValueError):  # unreadable, or empty
-        return False
+    return unmentioned(output, pattern)
 
 
 def _temporary(output: Path) -> tuple[Path, BinaryIO]:

@@ -320,6 +320,14 @@ def test_odd_names_are_written_and_cleaned_up(tmp_path: Path, name: str) -> None
     assert len(names(tmp_path)) == 3
 
 
+def test_name_that_is_no_text_is_refused_where_a_model_must_hold_it(tmp_path: Path) -> None:
+    output = tmp_path / os.fsdecode(b"a\xff.onnx")
+    write(output)
+    with pytest.raises(OutputError, match="is no UTF-8 name"):
+        DataFileStore(output)
+    assert os.listdir(os.fsencode(tmp_path)) == [b"a\xff.onnx"]
+
+
 # Checks before the work
 
 
