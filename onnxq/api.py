@@ -13,9 +13,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack, overload
-
-import onnx
+from typing import Any, Unpack, overload
 
 from onnxq import checks, conversion, files, inspection, model, recognise, revert, summary
 from onnxq.conversion import Progress, ProgressEvent
@@ -27,9 +25,8 @@ from onnxq.plan import Plan
 from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport, judge
+from onnxq.sources import ModelLike, is_path, like, name_of, open_model, runnable, to_proto
 
-ModelLike: TypeAlias = Any
-"""A path, an `onnx.ModelProto` or an `onnx_ir.Model` (which need not be installed)."""
 CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
 
@@ -97,7 +94,7 @@ def convert(
     target = _target(output, source, force)
     if save_plan is not None:
         files.check_output(Path(save_plan), force=force)
-    document = _open(source)
+    document = open_model(source)
     input_bytes, inputs = model.total_bytes(document), model.data_files(document)
     if target is not None:
         files.check_output(target, force=force, inputs=inputs)
@@ -116,11 +113,11 @@ def convert(
         inputs=frozenset(inputs),
         is_requantized=bool(found),
         has_plan=plan is not None,
-        reopen=lambda: _open(source),
+        reopen=lambda: open_model(source),
     )
     outcome = conversion.run(job, partial(_check, source, job, check), progress)
     report = _report(outcome, job, _text(output), started)
-    return report if target is not None else (report, _like(source, outcome.document.proto))
+    return report if target is not None else (report, like(source, outcome.document.proto))
 
 
 def _options(given: OptionValues, has_plan: bool, check: int | None) -> ConvertOptions:
@@ -176,7 +173,7 @@ def _check(
     if samples is None and job.input_bytes > CHECK_LIMIT_BYTES:
         reason = "the model is large; pass --check 1 to run it all the same"
         return checks.Check(status="skipped", reason=reason, samples=0)
-    reference = job.document.path or files.serialize(_proto(source), job.document.label)
+    reference = job.document.path or files.serialize(to_proto(source), job.document.label)
     return checks.compare(reference, candidate, samples=samples or 1)
 
 
@@ -190,7 +187,7 @@ def _report(
     elements = sum(row.elements for row in rows)
     stored = sum(row.index_bytes + row.codebook_bytes for row in rows)
     return Report(
-        input=FileSize(path=_name(job.document), file_bytes=job.input_bytes),
+        input=FileSize(path=name_of(job.document), file_bytes=job.input_bytes),
         output=FileSize(
             path=output, file_bytes=outcome.output_bytes, data_files=outcome.data_files
         ),
@@ -216,8 +213,8 @@ def inspect(source: ModelLike, **options: Unpack[OptionValues]) -> InspectReport
         OnnxqError: the options or the input are at fault.
     """
     chosen = make_options(options)
-    document = _open(source)
-    size = FileSize(path=_name(document), file_bytes=model.total_bytes(document))
+    document = open_model(source)
+    size = FileSize(path=name_of(document), file_bytes=model.total_bytes(document))
     if found := recognise.find(document):
         return inspection.inspect_converted(document, found, size)
     return inspection.inspect_plain(document, chosen, size)
@@ -245,7 +242,7 @@ def restore(
     """
     started = time.monotonic()
     target = _target(output, source, force)
-    document = _open(source)
+    document = open_model(source)
     input_bytes = model.total_bytes(document)
     if target is not None:
         files.check_output(target, force=force, inputs=model.data_files(document))
@@ -255,14 +252,14 @@ def restore(
     rows = tuple(summary.found_row(document, item) for item in found)
     output_bytes = conversion.restore(document, found, target)
     report = RestoreReport(
-        input=FileSize(path=_name(document), file_bytes=input_bytes),
+        input=FileSize(path=name_of(document), file_bytes=input_bytes),
         output=FileSize(path=_text(output), file_bytes=output_bytes),
         tensors=rows,
         versions=summary.versions(),
         seconds=time.monotonic() - started,
         peak_memory_bytes=summary.peak_memory_bytes(),
     )
-    return report if target is not None else (report, _like(source, document.proto))
+    return report if target is not None else (report, like(source, document.proto))
 
 
 def validate(
@@ -290,14 +287,14 @@ def validate(
         raise OptionError(f"--samples: found {samples}, expected at least 1")
     if min_snr is not None and not math.isfinite(min_snr):
         raise OptionError(f"--min-snr: found {min_snr}, expected a number of decibels")
-    first, second = _open(reference), _open(candidate)
+    first, second = open_model(reference), open_model(candidate)
     sizes = [model.total_bytes(document) for document in (first, second)]
     feeds = None if inputs is None else [load_feeds(inputs, _input_names(first))]
-    check = checks.compare(_runnable(first), _runnable(second), samples=samples, feeds=feeds)
+    check = checks.compare(runnable(first), runnable(second), samples=samples, feeds=feeds)
     failures = judge(check, min_snr)
     return ValidateReport(
-        reference=FileSize(path=_name(first), file_bytes=sizes[0]),
-        candidate=FileSize(path=_name(second), file_bytes=sizes[1]),
+        reference=FileSize(path=name_of(first), file_bytes=sizes[0]),
+        candidate=FileSize(path=name_of(second), file_bytes=sizes[1]),
         check=check,
         min_snr=min_snr,
         passed=not failures,
@@ -311,63 +308,16 @@ def _input_names(document: Document) -> set[str]:
     return {value.name for value in document.proto.graph.input}
 
 
-def _runnable(document: Document) -> Path | bytes:
-    return document.path or files.serialize(document.proto, document.label)
-
-
-def _open(source: ModelLike) -> Document:
-    if isinstance(source, (str, os.PathLike)):
-        return model.load(Path(source))
-    return model.wrap(_proto(source), _folder(source))
-
-
-def _proto(source: ModelLike) -> onnx.ModelProto:
-    if isinstance(source, onnx.ModelProto):
-        return source
-    if type(source).__module__.startswith("onnx_ir") and hasattr(source, "opset_imports"):
-        import onnx_ir
-
-        return onnx_ir.to_proto(source)
-    raise InputError(
-        f"model: found {type(source).__name__}, expected a path, an onnx.ModelProto or an "
-        "onnx_ir.Model"
-    )
-
-
-def _folder(source: ModelLike) -> Path | None:
-    """Return the folder that an onnx_ir model's external tensors lie in."""
-    if isinstance(source, onnx.ModelProto):
-        return None
-    for value in source.graph.initializers.values():
-        folder = getattr(value.const_value, "base_dir", None)
-        if folder:
-            return Path(folder).absolute()
-    return None
-
-
-def _like(source: ModelLike, proto: onnx.ModelProto) -> Any:
-    """Return a model of the same kind as the source."""
-    if isinstance(source, (str, os.PathLike, onnx.ModelProto)):
-        return proto
-    import onnx_ir
-
-    return onnx_ir.from_proto(proto)
-
-
 def _target(output: str | os.PathLike[str] | None, source: ModelLike, force: bool) -> Path | None:
     if output is None:
         return None
-    inputs = (Path(source),) if isinstance(source, (str, os.PathLike)) else ()
+    inputs = (Path(source),) if is_path(source) else ()
     files.check_output(Path(output), force=force, inputs=inputs)
     return Path(output).absolute()
 
 
 def _text(path: str | os.PathLike[str] | None) -> str | None:
     return os.fspath(path) if path is not None else None
-
-
-def _name(document: Document) -> str | None:
-    return document.label if document.path is not None else None
 
 
 __all__ = ["ProgressEvent", "convert", "inspect", "restore", "validate"]
