@@ -163,12 +163,8 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     Raises:
         OnnxqError: reading, writing or the check failed; an existing target is then untouched.
     """
-    prepared = _prepare(job, job.document, job.plan)
+    prepared = _ready(job, files.DataFileStore)
     try:
-        if not job.is_requantized and _gains_nothing(prepared, job):
-            _abandon(prepared.store)
-            document = job.reopen()
-            prepared = _prepare(job, document, _dropped(document, job.plan))
         encoded = dict(_encode_all(prepared, workers(job.options), progress))
         forms = [(name, item.form) for (_, name), item in encoded.items()]
         notes = summary.form_notes(forms, job.options.layout)
@@ -190,6 +186,25 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
         notes=notes,
         data_files=_data_names(prepared.store),
     )
+
+
+def foresee(job: Job) -> int:
+    """Return the bytes that `run` would write; the job's document is taken apart for it.
+
+    Raises:
+        OnnxqError: a tensor that is kept cannot be read, or the model would be too large.
+    """
+    return _ready(job, files.PlacingStore).predicted_bytes
+
+
+def _ready(job: Job, kind: type[files.PlacingStore]) -> _Prepared:
+    """Return the job's model ready for insertion, its plan dropped where that gains nothing."""
+    prepared = _prepare(job, job.document, job.plan, kind)
+    if job.is_requantized or not _gains_nothing(prepared, job):
+        return prepared
+    _abandon(prepared.store)
+    document = job.reopen()
+    return _prepare(job, document, _dropped(document, job.plan), kind)
 
 
 def _gain_notes(job: Job, prepared: _Prepared, output_bytes: int) -> Iterator[str]:
@@ -230,13 +245,13 @@ def _dropped(document: Document, plan: Plan) -> Plan:
     return Plan(tensors=(), skips=tuple(skips))
 
 
-def _prepare(job: Job, document: Document, plan: Plan) -> _Prepared:
+def _prepare(job: Job, document: Document, plan: Plan, kind: type[files.PlacingStore]) -> _Prepared:
     weights = model.weights(document)
     taken = graphs.taken_names(document)
     external = job.options.external_data
     if external == "auto" and not plan.tensors and job.input_bytes < MAX_INLINE_BYTES:
         external = "never"  # the same values with longer references would take more bytes
-    store = _store(external, document, job.target)
+    store = _store(external, document, job.target, kind)
     try:
         layout.strip(document, plan, weights)
         files.move_kept(document, store)
@@ -245,6 +260,9 @@ def _prepare(job: Job, document: Document, plan: Plan) -> _Prepared:
         raise
     moved = sum(model.external_lengths(document))
     kept = summary.kept_floats(weights, plan)
+    predicted = layout.predict(document, plan, weights, taken, store.placement)
+    if _is_source(document, plan, store, job):
+        predicted = job.input_bytes
     return _Prepared(
         document=document,
         plan=plan,
@@ -253,16 +271,27 @@ def _prepare(job: Job, document: Document, plan: Plan) -> _Prepared:
         store=store,
         skeleton_bytes=files.message_bytes(document.proto, document.label),
         moved_bytes=moved - summary.external_bytes(kept),
-        predicted_bytes=layout.predict(document, plan, weights, taken, store.placement),
+        predicted_bytes=predicted,
     )
 
 
-def _store(external: ExternalData, document: Document, target: Path | None) -> files.Store:
+def _is_source(document: Document, plan: Plan, store: files.Store, job: Job) -> bool:
+    """Tell whether the model's own file is the result, byte for byte."""
+    is_inline = store.placement is None and not document.has_data_files
+    return is_inline and not plan.tensors and not job.is_requantized and document.path is not None
+
+
+def _store(
+    external: ExternalData,
+    document: Document,
+    target: Path | None,
+    kind: type[files.PlacingStore] = files.DataFileStore,
+) -> files.Store:
     """Return where values go: to a data file when asked for, or when the source had one."""
     if target is None or external == "never":
         return files.InlineStore()
     if external == "always" or document.has_data_files:
-        return files.DataFileStore(target)
+        return kind(target)
     return files.InlineStore()
 
 
@@ -296,9 +325,8 @@ def _save(prepared: _Prepared, job: Job, check: Checker) -> tuple[int, Check | N
     document = prepared.document
 
     def serialize() -> bytes:
-        is_inline = prepared.store.placement is None and not document.has_data_files
-        is_source = not prepared.plan.tensors and not job.is_requantized
-        if is_source and document.path is not None and is_inline:
+        is_source = _is_source(document, prepared.plan, prepared.store, job)
+        if is_source and document.path is not None:
             return document.path.read_bytes()
         return files.serialize(document.proto, document.label)
 

@@ -5,21 +5,26 @@ Owns `inspect`: the same plan and the same size arithmetic as a conversion, and 
 
 from __future__ import annotations
 
-from onnxq import files, layout, model, revert, summary
-from onnxq.conversion import workers
-from onnxq.graphs import Document, holder, taken_names
+from functools import partial
+from pathlib import Path
+
+from onnxq import conversion, files, model, revert, summary
+from onnxq.graphs import Document, holder
 from onnxq.options import ConvertOptions
-from onnxq.plan import form_of, make_plan
+from onnxq.plan import Plan, form_of, make_plan
 from onnxq.rate import load_bytes, nominal_cost
 from onnxq.recognise import Found
 from onnxq.report import NO_WEIGHTS, FileSize, InspectReport
 from onnxq.selection import reason_to_keep
 
+_OUTPUT = "model.onnx"
+"""The name that the data file of a model in memory is told apart by."""
+
 
 def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -> InspectReport:
     """Return what a plain model holds and what a conversion under options would do."""
     weights = model.weights(document)
-    plan = make_plan(document, weights, options, workers(options))
+    plan = make_plan(document, weights, options, conversion.workers(options))
     by_key = {planned.key: planned for planned in plan.tensors}
     kept = {(record.graph, record.name): record for record in plan.skips}
     rows, forms = [], []
@@ -34,20 +39,38 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
                 cost = nominal_cost(form, len(weight.name.encode()), held).total
                 forms.append(form)
         rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
-    taken = taken_names(document)
-    layout.strip(document, plan, weights)
-    predicted = layout.predict(document, plan, weights, taken, None)
-    predicted += sum(model.external_lengths(document))
+    predicted = conversion.foresee(_job(document, plan, options, size.file_bytes))
     is_gain = predicted < size.file_bytes
     return InspectReport(
         model=size,
         is_converted=False,
         weights=tuple(rows),
-        predicted_file_bytes=predicted if is_gain else size.file_bytes,
+        predicted_file_bytes=predicted,
         predicted_load_bytes=load_bytes(*forms) + summary.kept_bytes(weights, plan),
         notes=() if is_gain else ("converting would gain nothing",),
         options=options.to_json(),
         versions=summary.versions(),
+    )
+
+
+def _job(
+    document: Document, plan: Plan, options: ConvertOptions, input_bytes: int
+) -> conversion.Job:
+    """Return the conversion to a file with a name as long as that of the model's own."""
+    if document.path is not None:
+        reopen = partial(model.load, document.path)
+    else:
+        whole = model.wrap(document.proto, document.folder)
+        reopen = partial(model.wrap, whole.proto, whole.folder)
+    return conversion.Job(
+        document=document,
+        options=options,
+        plan=plan,
+        target=document.path or Path(_OUTPUT),
+        input_bytes=input_bytes,
+        inputs=frozenset(),
+        is_requantized=False,
+        reopen=reopen,
     )
 
 

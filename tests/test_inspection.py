@@ -64,6 +64,65 @@ def test_inspect_predicts_what_convert_writes(case: graphs.Case) -> None:
         assert (row.bit_width is None) == (row.action == "keep")
 
 
+def saved(tmp_path: Path, proto: ModelProto, is_external: bool) -> Path:
+    path = tmp_path / "in.onnx"
+    if is_external:
+        graphs.save_external(proto, path)
+    else:
+        onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("external", ["auto", "always", "never"])
+@pytest.mark.parametrize("is_external", [False, True])
+@pytest.mark.parametrize(
+    "name", ["attention", "branches", "conv_bn_relu", "functions", "loop", "sparse", "tiny", "ir3"]
+)
+def test_inspect_predicts_files_wherever_values_stand(
+    tmp_path: Path, name: str, is_external: bool, external: str
+) -> None:
+    """Exactly, for an output whose name is as long as the input's."""
+    path = saved(tmp_path, graphs.BY_NAME[name].build(), is_external)
+    for number, more in enumerate(({}, {"exclude": "*"}, {"only_smaller": False})):
+        options = {"bits": 4, "external_data": external, **more, **FAST}
+        before = sorted(tmp_path.iterdir())
+        found = onnxq.inspect(path, **options)
+        assert sorted(tmp_path.iterdir()) == before
+        report = onnxq.convert(path, tmp_path / f"o{number}.onnx", check=0, **options)
+        assert report.output is not None
+        assert found.predicted_file_bytes == report.output.file_bytes
+        assert report.predicted_bytes == report.output.file_bytes
+        assert (found.notes == ()) == (report.output.file_bytes < report.input.file_bytes)
+
+
+def test_inspect_predicts_files_of_a_model_in_memory(tmp_path: Path) -> None:
+    made, output = graphs.attention(), tmp_path / "model.onnx"
+    for external in ("always", "never"):
+        options = {"bits": 4, "external_data": external, **FAST}
+        found = onnxq.inspect(made, **options)
+        report = onnxq.convert(made, output, check=0, force=True, **options)
+        assert report.output is not None
+        assert found.predicted_file_bytes == report.output.file_bytes
+
+
+def test_inspect_predicts_files_of_values_left_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of a large file counts as it will be written."""
+    monkeypatch.setattr("onnxq.model.DEFER_FROM_BYTES", 1)
+    path = tmp_path / "in.onnx"
+    floats = graphs.tensors(w=graphs.normal((300, 300), 1), v=graphs.normal((300, 300), 2))
+    nodes = [graphs.node("MatMul", "x,w", "h"), graphs.node("MatMul", "h,v", "y")]
+    inputs, outputs = [graphs.value("x", 2, 300)], [graphs.value("y", 2, 300)]
+    onnx.save(graphs.model(graphs.graph(nodes, inputs, outputs, floats)), path)
+    for number, external in enumerate(("auto", "always")):
+        options = {"bits": 4, "exclude": "w", "external_data": external, **FAST}
+        found = onnxq.inspect(path, **options)
+        report = onnxq.convert(path, tmp_path / f"o{number}.onnx", check=0, **options)
+        assert report.output is not None
+        assert found.predicted_file_bytes == report.output.file_bytes == report.predicted_bytes
+
+
 def test_inspected_weight_names_its_consumers() -> None:
     row = next(r for r in onnxq.inspect(graphs.conv_bn_relu()).weights if r.name == "var")
     assert (row.kind, row.action, row.reason, row.bytes) == (
