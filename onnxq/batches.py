@@ -1,0 +1,107 @@
+"""What a model is run on, batch by batch: the records that data sets hand out.
+
+Owns the records, not where the data come from: files are read by `dataset`, random inputs are drawn
+by others. A data set is walked as often as needed, always in the same order, and holds no more
+than one batch of it in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from onnxq.errors import OptionError
+from onnxq.preprocess import Preprocess
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+Kind = Literal["random", "inputs", "npz", "npz-folder", "image-classes", "images", "audio-classes"]
+
+DEFAULT_BATCH = 32
+"""Samples in a batch where neither the model nor the data nor the caller says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Hold the samples of one run.
+
+    Attributes:
+        feeds: Inputs by name; they fit the model as they are.
+        truth: Arrays that are no inputs, such as "label" and "target"; the leading axis is that of
+            the samples.
+        samples: Number of samples, at least 1.
+        where: Where they come from: "val.npz samples 0..31", "n01440764/x.JPEG".
+        is_item: The feeds are one sample as a whole: neither they nor the outputs have an axis of
+            samples.
+        is_start: A sequence starts here, so that carried state starts anew.
+    """
+
+    feeds: Mapping[str, Array]
+    truth: Mapping[str, Array] = field(default_factory=dict)
+    samples: int
+    where: str
+    is_item: bool = False
+    is_start: bool = False
+
+
+class Dataset(Protocol):
+    """Give the same batches in the same order, as often as asked."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the data are, as in `measurements.DataUsed`."""
+
+    @property
+    def path(self) -> str | None:
+        """Where they lie; None for what is in memory."""
+
+    @property
+    def truths(self) -> tuple[str, ...]:
+        """Names of the arrays in `Batch.truth`."""
+
+    @property
+    def available(self) -> int | None:
+        """Samples that there are, a limit left aside; None where that is unknown."""
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, of data in class folders."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every batch, the samples of each read when it is asked for.
+
+        Raises:
+            InputError: a file cannot be read or does not fit the model.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Say how data are read.
+
+    Attributes:
+        preprocess: How images and sounds become arrays; None is right for .npz alone.
+        batch: Samples in a batch; None for what fits: the model's own first size, 1 where sizes
+            vary or state is carried, else `DEFAULT_BATCH`.
+        limit: Samples to stop after; None for all.
+        carried: Inputs that are fed from an output of the run before. The data may lack them; what
+            they have is the state that every sequence starts with, as a whole.
+    """
+
+    preprocess: Preprocess | None = None
+    batch: int | None = None
+    limit: int | None = None
+    carried: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            OptionError: `batch` or `limit` is below 1.
+        """
+        for name, value in (("batch", self.batch), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise OptionError(f"{name}: found {value}, expected at least 1")
