@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from onnxq.errors import OptionError
@@ -26,7 +26,47 @@ MAX_SIDE = 1 << 14
 MAX_FFT = 1 << 16
 """Longest Fourier transform that can be asked for, in samples."""
 
-_LAYOUT_TOKENS = ("1", "mel", "time")
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    known = get_args(choices)
+    if value not in known:
+        raise OptionError(f"{name}: found {value[:40]!r}, expected one of {', '.join(known)}")
+
+
+def _check_range(name: str, value: int | None, low: int, high: int) -> None:
+    if value is None or not low <= value <= high:
+        raise OptionError(f"{name}: found {value}, expected {low} to {high}")
+
+
+def _check_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise OptionError(f"{name}: found {value}, expected a finite number")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise OptionError(f"{name}: found {value}, expected a positive number")
+
+
+def _check_statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], count: int, what: str
+) -> None:
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, count):
+            expected = f"one number, or one for each {what} ({count})"
+            raise OptionError(f"{name}: found {len(values)} numbers, expected {expected}")
+        for value in values:
+            _check_finite(name, value)
+    if 0 in std:
+        raise OptionError("std: found 0, which cannot be divided by")
+
+
+def _check_classes(classes: tuple[str, ...], label_offset: int) -> None:
+    if len(set(classes)) != len(classes):
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        raise OptionError(f"classes: {twice[0][:40]!r} is there twice")
+    if not abs(label_offset) < 1 << 31:
+        raise OptionError(f"label_offset: found {label_offset}, expected less than 2^31")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,69 +302,27 @@ class AudioPreprocess:
 
 Preprocess = ImagePreprocess | AudioPreprocess
 
-_IMAGENET = {"resize": Resize(shorter=256), "crop": (224, 224)}
+_IMAGENET = ImagePreprocess(resize=Resize(shorter=256), crop=(224, 224))
 
 PRESETS = {
-    "imagenet-torch": ImagePreprocess(
-        **_IMAGENET,  # type: ignore[arg-type]
+    "imagenet-torch": replace(
+        _IMAGENET,
         layout="NCHW",
         scale=1 / 255,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    "imagenet-keras-caffe": ImagePreprocess(
-        **_IMAGENET,  # type: ignore[arg-type]
+    "imagenet-keras-caffe": replace(
+        _IMAGENET,
         layout="NHWC",
         channels="BGR",
         mean=(103.939, 116.779, 123.68),
     ),
-    "imagenet-tf": ImagePreprocess(
-        **_IMAGENET,  # type: ignore[arg-type]
+    "imagenet-tf": replace(
+        _IMAGENET,
         layout="NHWC",
         mean=(127.5,),
         std=(127.5,),
     ),
 }
 """Preprocessing of well-known families of models, by name."""
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    known = get_args(choices)
-    if value not in known:
-        raise OptionError(f"{name}: found {value[:40]!r}, expected one of {', '.join(known)}")
-
-
-def _check_range(name: str, value: int | None, low: int, high: int) -> None:
-    if value is None or not low <= value <= high:
-        raise OptionError(f"{name}: found {value}, expected {low} to {high}")
-
-
-def _check_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise OptionError(f"{name}: found {value}, expected a finite number")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise OptionError(f"{name}: found {value}, expected a positive number")
-
-
-def _check_statistics(
-    mean: tuple[float, ...], std: tuple[float, ...], count: int, what: str
-) -> None:
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, count):
-            expected = f"one number, or one for each {what} ({count})"
-            raise OptionError(f"{name}: found {len(values)} numbers, expected {expected}")
-        for value in values:
-            _check_finite(name, value)
-    if 0 in std:
-        raise OptionError("std: found 0, which cannot be divided by")
-
-
-def _check_classes(classes: tuple[str, ...], label_offset: int) -> None:
-    if len(set(classes)) != len(classes):
-        twice = sorted({name for name in classes if classes.count(name) > 1})
-        raise OptionError(f"classes: {twice[0][:40]!r} is there twice")
-    if not abs(label_offset) < 1 << 31:
-        raise OptionError(f"label_offset: found {label_offset}, expected less than 2^31")
