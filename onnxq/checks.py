@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxq import record_json, runtime
+from onnxq import draws, record_json, runtime
 from onnxq.errors import InputError, UnsupportedError, ValidationError
 
 _Run = tuple[Mapping[str, Any], dict[str, Any]]
@@ -208,7 +208,7 @@ def compare(
     samples: int = 1,
     feeds: Sequence[Mapping[str, Any]] | None = None,
     seed: int = 0,
-    dims: Mapping[str, int] | None = None,
+    recipe: draws.Recipe = draws.PLAIN,
 ) -> Check:
     """Run both models on the same inputs and return their differences, worst and summed.
 
@@ -220,7 +220,7 @@ def compare(
         samples: number of random inputs, where `feeds` gives none.
         feeds: inputs by name, one mapping per sample.
         seed: seed of the random inputs.
-        dims: sizes of named open dimensions of the random inputs.
+        recipe: sizes and ranges of the random inputs.
 
     Raises:
         ValidationError: the reference runs and the candidate does not, or lacks an output.
@@ -230,7 +230,7 @@ def compare(
     count = samples if feeds is None else len(feeds)
     try:
         session = runtime.open_session(reference)
-        runs = list(_reference_runs(session, samples, feeds, seed, dims))
+        runs = list(_reference_runs(session, samples, feeds, seed, recipe))
     except (InputError, UnsupportedError) as err:
         if feeds is not None:
             raise
@@ -294,11 +294,11 @@ def _reference_runs(
     samples: int,
     feeds: Sequence[Mapping[str, Any]] | None,
     seed: int,
-    dims: Mapping[str, int] | None,
+    recipe: draws.Recipe,
 ) -> Iterator[_Run]:
     if feeds is None:
         for sample in range(samples):
-            yield runtime.run_random(session, sample, seed, dims)
+            yield draws.run_random(session, sample, seed, recipe)
     else:
         for fed in feeds:
             yield fed, session.run(fed)

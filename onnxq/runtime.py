@@ -1,24 +1,23 @@
-"""Run a model in onnxruntime on the CPU, silently, and draw inputs for it.
+"""Run a model in onnxruntime, silently.
 
-Owns everything onnxruntime: sessions, feeds, and the translation of its exceptions into ours. It
-does not compare anything. onnxruntime is imported only when a session is opened, because most
-commands never run a model and the import takes longer than they do.
+Owns everything onnxruntime: sessions, whether a GPU can be used, and the translation of its
+exceptions into ours. It does not compare anything. onnxruntime is imported only when a session is
+opened, because most commands never run a model and the import takes longer than they do.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
+import functools
 import importlib
+import io
 import math
-import os
 import re
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,12 @@ from typing import Any
 import numpy as np
 
 from onnxq.errors import InputError, MissingDependencyError, OnnxqError, UnsupportedError
+from onnxq.quiet import silent_stderr
+from onnxq.session_settings import DEFAULT as DEFAULT
+from onnxq.session_settings import SessionSettings as SessionSettings
+from onnxq.session_settings import make_options
 
 Feeds = dict[str, np.ndarray]
-
-FREE_SIZES = (64, 1, 16, 224, 256, 512, 1024)
-"""Sizes tried in turn for dimensions the model leaves open, until the model runs."""
-
-MAX_FEED_BYTES = 1 << 30
-"""Largest random input drawn; a damaged model may declare any shape."""
 
 _SILENT = 4
 _BFLOAT16 = 16  # TensorProto.BFLOAT16; onnxruntime has no numpy path for it
@@ -64,6 +61,14 @@ _UNSUPPORTED_HINTS = (
 )
 
 
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+_PROBE = """<ir_version: 8, opset_import: ["" : 13]>
+g (float[1, 1, 2, 2] x) => (float[1, 1, 2, 2] y)
+<float[1, 1, 1, 1] w = {2.0}, float[2, 2] m = {1.0, 0.0, 0.0, 1.0}>
+{ c = Conv (x, w) y = MatMul (c, m) }"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
     """Describe one input: numpy name of the dtype (or ONNX type string), shape with open sizes."""
@@ -74,15 +79,32 @@ class InputSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputSpec:
+    """Describe one output as `InputSpec` does an input."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Session:
-    """Hold a loaded model; `run` computes every output."""
+    """Hold a loaded model; `run` computes every output.
+
+    `provider` is onnxruntime's name of what runs it first: "CPUExecutionProvider".
+    """
 
     where: str
     inputs: tuple[InputSpec, ...]
-    outputs: tuple[str, ...]
+    output_specs: tuple[OutputSpec, ...]
+    provider: str
     load_seconds: float
     _inner: Any
-    _output_types: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return tuple(spec.name for spec in self.output_specs)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Return every output by name: an array, or what onnxruntime gives for other types.
@@ -94,7 +116,9 @@ class Session:
         self._check(feeds)
         feeds = {k: v if isinstance(v, (list, dict)) else np.asarray(v) for k, v in feeds.items()}
         try:
-            if "bfloat16" in [spec.dtype for spec in self.inputs] + list(self._output_types):
+            if "bfloat16" in [spec.dtype for spec in self.inputs] + [
+                spec.dtype for spec in self.output_specs
+            ]:
                 return dict(zip(self.outputs, self._run_values(feeds), strict=True))
             return dict(zip(self.outputs, self._inner.run(None, feeds), strict=True))
         except Exception as err:
@@ -129,18 +153,18 @@ class Session:
         return [_from_value(value) for value in results]
 
 
-def open_session(source: Path | bytes, *, optimize: bool = True, threads: int = 0) -> Session:
-    """Load a model on the CPU and return it ready to run; nothing is written to stderr.
+def open_session(source: Path | bytes, settings: SessionSettings = DEFAULT) -> Session:
+    """Load a model and return it ready to run; nothing is written to stdout or stderr.
 
     Args:
         source: file (external data beside it is found) or serialised model.
-        optimize: let onnxruntime rewrite the graph, its default; False also keeps constants
-            unfolded, so that decode nodes run on every call.
-        threads: threads within an operator; 0 is onnxruntime's choice.
+        settings: how to load and run it.
 
     Raises:
+        OptionError: onnxruntime has no session option of a given name.
         InputError: the file is missing or holds no valid model.
-        UnsupportedError: onnxruntime has no implementation for something in the model.
+        UnsupportedError: onnxruntime has no implementation for something in the model, or CUDA is
+            asked for and does not work.
         MissingDependencyError: onnxruntime is not installed.
     """
     ort = _import_onnxruntime()
@@ -149,125 +173,85 @@ def open_session(source: Path | bytes, *, optimize: bool = True, threads: int = 
         raise InputError(f"{where}: no such file")
     if where.encode("utf-8", "replace").decode() != where:
         raise UnsupportedError(f"{where}: onnxruntime opens only paths that are valid Unicode")
-    settings = ort.SessionOptions()
-    settings.log_severity_level = _SILENT
-    settings.intra_op_num_threads = threads
-    if not optimize:
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options, providers = make_options(ort, settings), _providers(settings.provider)
+    disabled = ["ConstantFolding"] if settings.is_packed else None
     start = time.perf_counter()
     try:
         model = source if isinstance(source, bytes) else str(source)
-        inner = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        inner = ort.InferenceSession(
+            model, options, providers, disabled_optimizers=disabled, enable_fallback=0
+        )
     except Exception as err:
         raise _refusal(f"{where}: onnxruntime cannot load it", err) from err
+    seconds = time.perf_counter() - start
+    if inner.get_providers()[0] != providers[0]:
+        raise UnsupportedError(f"{where}: CUDA does not start; pass --provider cpu")
     return Session(
         where=where,
-        inputs=tuple(_input_spec(item) for item in inner.get_inputs()),
-        outputs=tuple(item.name for item in inner.get_outputs()),
-        load_seconds=time.perf_counter() - start,
+        inputs=tuple(InputSpec(**_spec(item)) for item in inner.get_inputs()),
+        output_specs=tuple(OutputSpec(**_spec(item)) for item in inner.get_outputs()),
+        provider=providers[0],
+        load_seconds=seconds,
         _inner=inner,
-        _output_types=tuple(_NUMPY_NAMES.get(i.type, i.type) for i in inner.get_outputs()),
     )
 
 
-def random_feeds(
-    session: Session,
-    sample: int,
-    seed: int,
-    dims: Mapping[str, int] | None = None,
-    free_size: int = 1,
-) -> Feeds:
-    """Return one random value per input, determined by seed, sample and input name alone.
-
-    Floats are standard normal, integers 0 or 1, booleans even odds, strings 'a'.
-
-    Args:
-        session: what to draw for.
-        sample: number of the draw.
-        seed: seed of all draws.
-        dims: sizes of named open dimensions, at least 0.
-        free_size: size of other open dimensions; those that lead an input are 1 (the batch).
-
-    Raises:
-        UnsupportedError: an input is no tensor of a known dtype, or is larger than 1 GiB.
-    """
-    batch = {spec.shape[0] for spec in session.inputs if spec.shape} - {None}
-    sizes = {**{name: 1 for name in batch if isinstance(name, str)}, **(dims or {})}
-    return {
-        spec.name: _draw(session.where, spec, _shape(spec, sizes, free_size), [seed, sample])
-        for spec in session.inputs
-    }
-
-
-def run_random(
-    session: Session, sample: int, seed: int, dims: Mapping[str, int] | None = None
-) -> tuple[Feeds, dict[str, Any]]:
-    """Return the first random feeds that the model accepts, and its outputs for them.
-
-    Open dimensions are tried at each of `FREE_SIZES`; each try that fails is repeated with
-    integer inputs at zero, since a random index or length may be out of range.
-
-    Raises:
-        OnnxqError: no try succeeded; the error of the first one.
-    """
-    first: OnnxqError | None = None
-    tried: set[tuple[Any, ...]] = set()
-    for free_size in FREE_SIZES:
-        feeds = random_feeds(session, sample, seed, dims, free_size)
-        shapes = tuple(value.shape for value in feeds.values())
-        if shapes in tried:
-            break  # nothing is open, so no size makes a difference
-        tried.add(shapes)
-        for candidate in _variants(feeds):
-            try:
-                return candidate, session.run(candidate)
-            except OnnxqError as err:
-                first = first or err
-    assert first is not None
-    raise first
-
-
-def _variants(feeds: Feeds) -> Iterator[Feeds]:
-    yield feeds
-    if any(value.dtype.kind in "iu" and value.any() for value in feeds.values()):
-        yield {k: np.zeros_like(v) if v.dtype.kind in "iu" else v for k, v in feeds.items()}
-
-
-def _shape(spec: InputSpec, sizes: Mapping[str, int], free: int) -> tuple[int, ...]:
-    return tuple(
-        size if isinstance(size, int) and size >= 0 else sizes.get(str(size), free if axis else 1)
-        for axis, size in enumerate(spec.shape)
+def _providers(wanted: str) -> list[str]:
+    if wanted == "cpu" or (wanted == "auto" and not cuda_works()):
+        return [_CPU]
+    if cuda_works():
+        return [_CUDA, _CPU]
+    raise UnsupportedError(
+        "--provider cuda: onnxruntime cannot compute with CUDA here, expected an NVIDIA GPU with "
+        "its driver, onnxruntime-gpu, and the CUDA and cuDNN libraries that this asks for; install "
+        "what is missing, or pass --provider cpu"
     )
 
 
-def _draw(where: str, spec: InputSpec, shape: tuple[int, ...], seeds: list[int]) -> np.ndarray:
-    if spec.dtype not in _NUMPY_NAMES.values():
-        raise UnsupportedError(
-            f"{where}: no random value can be drawn for input {spec.name!r} of type {spec.dtype}"
-        )
-    if math.prod(shape) * 8 > MAX_FEED_BYTES:
-        raise UnsupportedError(f"{where}: input {spec.name!r} of shape {list(shape)} is too large")
-    digest = hashlib.sha256(spec.name.encode("utf-8", "surrogatepass")).digest()
-    rng = np.random.default_rng([*seeds, int.from_bytes(digest[:8], "little")])
-    if spec.dtype == "str":
-        return np.full(shape, "a")
-    if spec.dtype == "bool":
-        return rng.integers(0, 2, shape).astype(np.bool_)
-    if "int" in spec.dtype:
-        return rng.integers(0, 2, shape).astype(spec.dtype)
-    return np.asarray(rng.standard_normal(shape)).astype(_float_dtype(spec.dtype))
+@functools.cache
+def cuda_works() -> bool:
+    """Return whether onnxruntime computes with CUDA here: a tiny model must give its result.
+
+    Nothing is raised or written, whatever is wrong. The answer is kept for the process.
+    """
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        ort = _import_onnxruntime()
+        if _CUDA not in ort.get_available_providers():
+            return False
+        with silent_stderr(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ort.preload_dlls()
+            return _computes(ort)
+    except Exception:
+        return False
 
 
-def _float_dtype(name: str) -> np.dtype[Any]:
+def _computes(ort: Any) -> bool:
+    """Return whether CUDA gives the result of a convolution and a product, which need cuDNN."""
+    model = importlib.import_module("onnx.parser").parse_model(_PROBE).SerializeToString()
+    session = ort.InferenceSession(model, make_options(ort, DEFAULT), [_CUDA], enable_fallback=0)
+    ones = np.ones((1, 1, 2, 2), np.float32)
+    (found,) = session.run(None, {"x": ones})
+    return bool(session.get_providers()[0] == _CUDA and np.array_equal(found, 2 * ones))
+
+
+def float_dtype(name: str) -> np.dtype[Any]:
+    """Return the numpy dtype of a float type by its name; bfloat16 is that of ml_dtypes."""
     if name == "bfloat16":
         bfloat16: np.dtype[Any] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
         return bfloat16
     return np.dtype(name)
 
 
+def is_known_dtype(name: str) -> bool:
+    """Return whether a spec's dtype is the numpy name of a tensor's element type."""
+    return name in _NUMPY_NAMES.values()
+
+
 def _misfit(spec: InputSpec, value: Any) -> str | None:
     """Return what is wrong with a feed; None where it fits, or the input is no plain tensor."""
-    if spec.dtype not in _NUMPY_NAMES.values():
+    if not is_known_dtype(spec.dtype):
         return None
     array = np.asarray(value)
     is_text = array.dtype.kind in "OUS"
@@ -290,13 +274,12 @@ def _from_value(value: Any) -> Any:
         return value.numpy() if value.is_tensor() else value.to_sequence()
     shape = tuple(value.shape())
     raw = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
-    return np.frombuffer(raw, dtype=_float_dtype("bfloat16")).reshape(shape)
+    return np.frombuffer(raw, dtype=float_dtype("bfloat16")).reshape(shape)
 
 
-def _input_spec(item: Any) -> InputSpec:
-    return InputSpec(
-        name=item.name, dtype=_NUMPY_NAMES.get(item.type, item.type), shape=tuple(item.shape)
-    )
+def _spec(item: Any) -> dict[str, Any]:
+    dtype = _NUMPY_NAMES.get(item.type, item.type)
+    return {"name": item.name, "dtype": dtype, "shape": tuple(item.shape)}
 
 
 def _refusal(what: str, err: Exception) -> OnnxqError:
@@ -331,7 +314,7 @@ def _import_onnxruntime() -> Any:
     if loaded is not None:
         return loaded
     try:
-        with _silent_stderr(), warnings.catch_warnings():
+        with silent_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ort = importlib.import_module("onnxruntime")
     except ImportError as err:
@@ -341,24 +324,3 @@ def _import_onnxruntime() -> Any:
         ) from err
     ort.set_default_logger_severity(_SILENT)
     return ort
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to a scratch file for the duration, where there is one."""
-    try:
-        kept = os.dup(2)
-    except OSError:
-        yield
-        return
-    try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        with tempfile.TemporaryFile() as scratch:
-            os.dup2(scratch.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(kept, 2)
-    finally:
-        os.close(kept)

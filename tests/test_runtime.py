@@ -10,12 +10,9 @@ import pytest
 
 from onnxq import runtime
 from onnxq.errors import InputError, MissingDependencyError, UnsupportedError
+from onnxq.runtime import SessionSettings
 from tests.tiny_models import from_text, scaled
 
-REFLECT = from_text(
-    "g (float[batch, time] x) => (float[batch, t] y) <int64[4] p = {0, 64, 0, 64}>"
-    '{ y = Pad<mode = "reflect">(x, p) }'
-)
 ROWS = from_text(
     "g (int64[4] i) => (float[4] y) <float[1] w = {7.0}> { y = Gather<axis = 0>(w, i) }"
 )
@@ -26,12 +23,23 @@ def test_a_session_describes_its_inputs_and_outputs(tmp_path: Path) -> None:
     session = runtime.open_session(tmp_path / "m.onnx")
     assert session.inputs == (runtime.InputSpec(name="x", dtype="float32", shape=("N", 3)),)
     assert session.outputs == ("y",)
+    assert session.output_specs == (runtime.OutputSpec(name="y", dtype="float32", shape=("N", 3)),)
+    assert session.provider == "CPUExecutionProvider"
     assert session.load_seconds > 0
 
 
-@pytest.mark.parametrize("optimize", [True, False])
-def test_run_returns_every_output_by_name(optimize: bool) -> None:
-    session = runtime.open_session(scaled(2), optimize=optimize, threads=1)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SessionSettings(threads=1),
+        SessionSettings(is_optimized=False),
+        SessionSettings(is_packed=True),
+        SessionSettings(provider="auto"),
+        SessionSettings(options={"session.disable_prepacking": "1", "enable_mem_pattern": "0"}),
+    ],
+)
+def test_run_returns_every_output_by_name(settings: SessionSettings) -> None:
+    session = runtime.open_session(scaled(2), settings)
     outputs = session.run({"x": np.ones((2, 3), np.float32)})
     assert list(outputs) == ["y"]
     np.testing.assert_array_equal(outputs["y"], np.full((2, 3), 2, np.float32))
@@ -40,70 +48,8 @@ def test_run_returns_every_output_by_name(optimize: bool) -> None:
 def test_bfloat16_goes_in_and_comes_out() -> None:
     model = from_text("g (bfloat16[N, 3] x) => (bfloat16[N, 3] y) { y = Identity(x) }")
     session = runtime.open_session(model)
-    feeds = runtime.random_feeds(session, 0, 0)
-    assert feeds["x"].dtype == ml_dtypes.bfloat16
+    feeds = {"x": np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)}
     np.testing.assert_array_equal(session.run(feeds)["y"], feeds["x"])
-
-
-@pytest.mark.parametrize("dtype", ["float16", "double", "int8", "uint64", "bool", "string"])
-def test_random_feeds_of_every_type_are_accepted(dtype: str) -> None:
-    model = from_text(f"g ({dtype}[N, 2] x) => ({dtype}[N, 2] y) {{ y = Identity(x) }}")
-    session = runtime.open_session(model)
-    feeds, outputs = runtime.run_random(session, 0, 0)
-    np.testing.assert_array_equal(outputs["y"], feeds["x"])
-
-
-def test_random_feeds_depend_on_seed_sample_and_name_alone() -> None:
-    session = runtime.open_session(scaled(2))
-    first = runtime.random_feeds(session, 0, 0)["x"]
-    np.testing.assert_array_equal(first, runtime.random_feeds(session, 0, 0)["x"])
-    for sample, seed in [(1, 0), (0, 1)]:
-        assert not np.array_equal(first, runtime.random_feeds(session, sample, seed)["x"])
-
-
-def test_integers_are_zero_or_one() -> None:
-    model = from_text("g (int32[64] x) => (int32[64] y) { y = Identity(x) }")
-    drawn = runtime.random_feeds(runtime.open_session(model), 0, 0)["x"]
-    assert set(drawn.tolist()) == {0, 1}
-
-
-def test_open_dimensions_are_one_unless_named() -> None:
-    session = runtime.open_session(scaled(2))
-    assert runtime.random_feeds(session, 0, 0)["x"].shape == (1, 3)
-    assert runtime.random_feeds(session, 0, 0, {"N": 5})["x"].shape == (5, 3)
-
-
-def test_a_size_that_the_model_accepts_is_found() -> None:
-    feeds, _ = runtime.run_random(runtime.open_session(REFLECT), 0, 0)
-    assert feeds["x"].shape == (1, 224)
-
-
-def test_integers_out_of_range_fall_back_to_zero() -> None:
-    feeds, outputs = runtime.run_random(runtime.open_session(ROWS), 0, 0)
-    assert feeds["i"].tolist() == [0, 0, 0, 0]
-    assert outputs["y"].tolist() == [7, 7, 7, 7]
-
-
-def test_the_first_error_is_raised_where_nothing_works() -> None:
-    model = from_text(
-        "g (float[2] x) => (float[3] y) <int64[1] s = {3}> { z = Abs(x) y = Reshape(z, s) }"
-    )
-    with pytest.raises((InputError, UnsupportedError), match=r"cannot be run: .*Reshape") as info:
-        runtime.run_random(runtime.open_session(model), 0, 0)
-    assert "\n" not in str(info.value)
-    assert "onnxruntime_src" not in str(info.value)
-
-
-def test_a_huge_input_is_refused_before_it_is_drawn() -> None:
-    model = from_text("g (float[1000000, 1000000] x) => (float[a, b] y) { y = Identity(x) }")
-    with pytest.raises(UnsupportedError, match=r"'x' of shape .* too large"):
-        runtime.random_feeds(runtime.open_session(model), 0, 0)
-
-
-def test_an_input_that_is_no_tensor_is_refused() -> None:
-    model = from_text("g (seq(float[2]) x) => (int64 y) { y = SequenceLength(x) }")
-    with pytest.raises(UnsupportedError, match="'x' of type seq"):
-        runtime.random_feeds(runtime.open_session(model), 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +119,40 @@ def test_nothing_is_written_to_stderr(capfd: pytest.CaptureFixture[str]) -> None
     with pytest.raises(InputError):
         session.run({"i": np.full(4, 9)})
     assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_is_used_where_it_works_and_refused_elsewhere() -> None:
+    cuda = SessionSettings(provider="cuda")
+    if runtime.cuda_works():
+        assert runtime.open_session(scaled(2), cuda).provider == "CUDAExecutionProvider"
+    else:
+        with pytest.raises(UnsupportedError, match=r"--provider cuda: .* pass --provider cpu"):
+            runtime.open_session(scaled(2), cuda)
+
+
+def test_looking_for_cuda_is_silent(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: None)  # a driver, but no more
+    works = runtime.cuda_works.__wrapped__()
+    assert works == runtime.cuda_works()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_counts_only_with_the_right_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    class OnTheCpu(onnxruntime.InferenceSession):
+        def __init__(self, model: bytes, options: object, *_: object, **__: object) -> None:
+            super().__init__(model, options, ["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnTheCpu)
+    assert runtime._computes(onnxruntime)
+    monkeypatch.setattr(OnTheCpu, "run", lambda *_: [np.zeros((1, 1, 2, 2), np.float32)])
+    assert not runtime._computes(onnxruntime)
 
 
 LOUD = """

@@ -1,0 +1,25 @@
+import pytest
+
+from onnxq import runtime
+from onnxq.errors import OptionError
+from onnxq.session_settings import SessionSettings
+from tests.tiny_models import scaled
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("session.disable_prepakcing", "near are session.disable_prepacking"),
+        ("intra_op_num_threads", "no such session option; near are"),
+        ("session", "no such session option; near are"),
+        ("", "no such session option; near are enable_cpu_mem_arena"),
+    ],
+)
+def test_an_unknown_session_option_is_an_option_error(name: str, message: str) -> None:
+    with pytest.raises(OptionError, match=f"--session-option {name}: onnxruntime .* {message}"):
+        runtime.open_session(scaled(2), SessionSettings(options={name: "1"}))
+
+
+def test_a_switch_is_0_or_1() -> None:
+    with pytest.raises(OptionError, match="enable_mem_reuse: found 'yes', expected 0 or 1"):
+        runtime.open_session(scaled(2), SessionSettings(options={"enable_mem_reuse": "yes"}))
