@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from onnxq import conversion, files, model, revert, summary
-from onnxq.graphs import Document, holder
+from onnxq.graphs import Document, consumers, holder, scopes
 from onnxq.options import ConvertOptions
 from onnxq.plan import Plan, form_of, make_plan
 from onnxq.rate import load_bytes, nominal_cost
 from onnxq.recognise import Found
 from onnxq.report import NO_WEIGHTS, FileSize, InspectReport
-from onnxq.selection import reason_to_keep
+from onnxq.selection import Skip, reason_to_keep, skip
 
 _OUTPUT = "model.onnx"
 """The name that the data file of a model in memory is told apart by."""
@@ -77,19 +77,24 @@ def _job(
 def inspect_converted(document: Document, found: list[Found], size: FileSize) -> InspectReport:
     """Return what a converted model holds; the document is taken apart for it."""
     rows = tuple(summary.found_row(document, item) for item in found)
+    uses = consumers(scopes(document))
+    encoded = tuple(
+        summary.encoded_row(row, item, uses.get((row.graph, row.name), ()))
+        for row, item in zip(rows, found, strict=True)
+    )
     load = load_bytes(*(item.form for item in found if item.same_as is None))
     revert.remove_all(document, found)
     if not document.has_data_files:
         files.move_kept(document, files.InlineStore())
-    reasons = [(w, reason_to_keep(w, ConvertOptions())) for w in model.weights(document)]
-    kept = [weight for weight, kind in reasons if kind is None or kind[0] not in NO_WEIGHTS]
+    others = [(weight, _known_reason(weight)) for weight in model.weights(document)]
+    kept = [weight for weight, why in others if why is None or why.reason not in NO_WEIGHTS]
     moved = sum(model.external_lengths(document))
     elements = sum(row.elements for row in rows)
     stored = sum(row.stored_bytes for row in rows)
     return InspectReport(
         model=size,
         is_converted=True,
-        weights=(),
+        weights=encoded + tuple(summary.weight_row(weight, kept=why) for weight, why in others),
         tensors=rows,
         ledger=summary.ledger(
             size.file_bytes,
@@ -103,3 +108,9 @@ def inspect_converted(document: Document, found: list[Found], size: FileSize) ->
         bits_per_weight=8 * stored / elements if elements else None,
         versions=summary.versions(),
     )
+
+
+def _known_reason(weight: model.Weight) -> Skip | None:
+    """Return why a tensor was kept whatever the options; None where they may have had a part."""
+    found = reason_to_keep(weight, ConvertOptions())
+    return None if found is None else skip(weight, *found)

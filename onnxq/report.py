@@ -17,6 +17,7 @@ from typing import Any, Literal
 from onnxq import record_json
 from onnxq.checks import Check
 from onnxq.errors import InputError
+from onnxq.measurements import DataUsed, GateRow, LayerRow, MetricRow, Performance
 
 SCHEMA_VERSION = 1
 """Version of the JSON; it changes when a field goes or changes its meaning, not when one comes."""
@@ -199,8 +200,9 @@ class ConsumerRow:
 class WeightRow:
     """Describe one tensor of an inspected model and what `convert` would do with it.
 
-    `action` is "encoded" in a converted model, else "convert" with the `bit_width` and the
-    `predicted_bytes`, or "keep" with the `reason` and its `detail`.
+    `action` is "convert" with the `bit_width` and the `predicted_bytes`, "keep" with the `reason`
+    and its `detail`, or, in a converted model, "encoded" with the `bit_width`; `bytes` are then
+    those of indices and codebook. Why a tensor was kept is not always known in a converted model.
     """
 
     name: str
@@ -260,19 +262,26 @@ class RestoreReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateReport:
-    """Hold how a candidate compares with its reference, and whether it passed its gate.
+    """Hold how a candidate compares with its reference, and whether it passed its gates.
 
-    `failures` has a line for each failed gate and names the output.
+    `failures` has a line for each output that cannot be compared and each gate that failed. `data`
+    is None where the reference cannot be run, so that nothing is known, and in older reports.
     """
 
     command: Literal["validate"] = "validate"
     reference: FileSize
     candidate: FileSize
+    data: DataUsed | None = None
     check: Check
+    metrics: tuple[MetricRow, ...] = ()
+    performance: Performance | None = None
+    layers: tuple[LayerRow, ...] = ()
+    gates: tuple[GateRow, ...] = ()
     min_snr: float | None
     passed: bool
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -291,21 +300,6 @@ _KINDS: Mapping[str, type[AnyReport]] = {
     "restore": RestoreReport,
     "validate": ValidateReport,
 }
-
-
-def judge(check: Check, min_snr: float | None) -> tuple[str, ...]:
-    """Return a line for each output that fails, or for a check that could not be made.
-
-    Without `min_snr` an output fails only where it cannot be compared: by its shape, its dtype, or
-    NaN and infinity in other places than the reference's.
-    """
-    if check.status == "skipped":
-        return (f"the reference could not be run: {check.reason}",)
-    lines = []
-    for output in check.failing(float("-inf") if min_snr is None else min_snr):
-        found = output.mismatch or f"{output.snr_db:.2f} dB, expected at least {min_snr:g} dB"
-        lines.append(f"output {output.name!r}: {found}")
-    return tuple(lines)
 
 
 def sum_by_width(tensors: Iterable[TensorRow], skipped: Iterable[SkipRow]) -> tuple[WidthRow, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 from onnxq import revert, tensors
 from onnxq.encode import Encoded, decode_indices
 from onnxq.forms import MAX_NODE_BYTES, NATIVE_OPSETS, Form, largest_node_bytes
-from onnxq.graphs import Document
+from onnxq.graphs import Consumer, Document
 from onnxq.model import Weight
 from onnxq.plan import Plan, TensorPlan
 from onnxq.rate import ce2_bytes
@@ -156,9 +156,12 @@ def _native_note(bit_width: int, opset: int) -> str:
 
 
 def weight_row(
-    weight: Weight, planned: TensorPlan | None, kept: Skip | None, cost: int | None
+    weight: Weight,
+    planned: TensorPlan | None = None,
+    kept: Skip | None = None,
+    cost: int | None = None,
 ) -> WeightRow:
-    """Return what a plan would do with one tensor of a plain model."""
+    """Return what a plan does with one tensor: it is kept, and nothing known of why, by default."""
     return WeightRow(
         name=weight.name,
         graph=weight.graph,
@@ -167,15 +170,32 @@ def weight_row(
         dtype=weight.dtype,
         elements=weight.elements,
         bytes=weight.data_bytes,
-        consumers=tuple(
-            ConsumerRow(op_type=use.op_type, node=use.node, input=use.index)
-            for use in weight.consumers
-        ),
+        consumers=_consumer_rows(weight.consumers),
         action="convert" if planned else "keep",
         bit_width=planned.bit_width if planned else None,
         reason=kept.reason if kept else None,
         detail=kept.detail if kept else "",
         predicted_bytes=cost,
+    )
+
+
+def _consumer_rows(uses: Iterable[Consumer]) -> tuple[ConsumerRow, ...]:
+    return tuple(ConsumerRow(op_type=u.op_type, node=u.node, input=u.index) for u in uses)
+
+
+def encoded_row(row: TensorRow, found: Found, uses: Iterable[Consumer]) -> WeightRow:
+    """Return an encoded tensor as one of all tensors; its bytes are those that are stored."""
+    return WeightRow(
+        name=row.name,
+        graph=row.graph,
+        kind="constant" if found.scope.is_function else "initializer",
+        shape=row.shape,
+        dtype=row.dtype,
+        elements=row.elements,
+        bytes=row.stored_bytes,
+        consumers=_consumer_rows(uses),
+        action="encoded",
+        bit_width=row.bit_width,
     )
 
 

@@ -157,6 +157,47 @@ def test_ledger_of_a_file_is_that_of_its_conversion(
     assert found.model.file_bytes == report.output.file_bytes
 
 
+@pytest.mark.parametrize("case", graphs.CASES, ids=lambda case: case.name)
+def test_converted_model_lists_every_tensor(case: graphs.Case) -> None:
+    """What the conversion encoded and what it kept, each once, shared tables never."""
+    report, made = onnxq.convert(case.build(), check=0, bits=4, **FAST)
+    found = inspected(made)
+    if not report.tensors:
+        return
+    rows = {(row.graph, row.name): row for row in found.weights}
+    assert len(rows) == len(found.weights)
+    encoded = {key: row for key, row in rows.items() if row.action == "encoded"}
+    assert encoded.keys() == {(row.graph, row.name) for row in report.tensors}
+    for tensor in report.tensors:
+        row = encoded[tensor.graph, tensor.name]
+        assert (row.shape, row.dtype, row.elements) == (
+            tensor.shape, tensor.dtype, tensor.elements,
+        )  # fmt: skip
+        assert (row.bit_width, row.reason) == (tensor.bit_width, None)
+    before = {(row.graph, row.name): row for row in onnxq.inspect(case.build(), bits=4).weights}
+    for skipped in report.skipped:
+        row = rows[skipped.graph, skipped.name]
+        assert (row.action, row.bytes) == ("keep", skipped.bytes)
+        assert row.consumers == before[skipped.graph, skipped.name].consumers
+        assert row.reason in (skipped.reason, None)
+        assert skipped.reason in ("not-smaller", "nan", "infinite", row.reason)
+    assert len(rows) == len(report.tensors) + len(report.skipped)
+
+
+def test_encoded_tensors_name_their_bytes_and_consumers() -> None:
+    _, made = converted(graphs.conv_bn_relu(), include="w")
+    found = {row.name: row for row in inspected(made).weights}
+    assert {name: row.action for name, row in found.items()} == {
+        "w": "encoded", **dict.fromkeys(("b", "scale", "bias", "mean", "var"), "keep"),
+    }  # fmt: skip
+    assert [(use.op_type, use.input) for use in found["w"].consumers] == [("Conv", 1)]
+    assert found["w"].bytes == inspected(made).tensors[0].stored_bytes
+    assert (found["var"].reason, found["b"].reason) == ("variance", None)
+    _, shared = converted(graphs.equal_tensors())
+    rows = {row.name: row for row in inspected(shared).weights}
+    assert [rows[name].bytes > 0 for name in ("first", "second", "third")] == [True, False, False]
+
+
 def test_inspecting_changes_nothing(tmp_path: Path) -> None:
     proto = graphs.branches()
     _, made = converted(proto)
