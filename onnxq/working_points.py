@@ -1,18 +1,21 @@
 """Working points: settings, what they cost in bytes, and what they do to the outputs.
 
-Owns the records of a sweep and their place in the published JSON.
+Owns the records of a sweep, their place in the published JSON, and the reading of any report that
+onnxq writes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onnxq import record_json
+from onnxq import record_json, report
 from onnxq.checks import Check
+from onnxq.errors import InputError
 from onnxq.measurements import DataUsed, MetricRow
-from onnxq.report import SCHEMA_VERSION, FileSize, Ledger, TensorRow
+from onnxq.report import SCHEMA_VERSION, AnyReport, FileSize, Ledger, TensorRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +82,24 @@ class SweepReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready values of the published schema."""
         return {"schema_version": SCHEMA_VERSION, **record_json.fields_to_json(self)}
+
+
+def dumps(found: AnyReport | SweepReport) -> str:
+    """Return a report as JSON text in ASCII, which every terminal and locale can carry."""
+    return json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n"
+
+
+def load_report(data: object) -> AnyReport | SweepReport:
+    """Return the report that JSON values describe: of a sweep, or of any other command.
+
+    Raises:
+        InputError: they are no report, or one of a schema version this onnxq does not know.
+    """
+    if not isinstance(data, Mapping) or data.get("command") != "sweep":
+        return report.from_json(data)
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"report: found schema version {data.get('schema_version')!r}, expected "
+            f"{SCHEMA_VERSION}; write it again with this version of onnxq"
+        )
+    return record_json.fields_from_json(SweepReport, data, "report")
