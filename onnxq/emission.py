@@ -17,13 +17,14 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRecord:
-    """Hold one node to add; only alias nodes have a node name."""
+    """Hold one node to add; only alias nodes have a node name, only a tensor's last one a `doc`."""
 
     op_type: str
     inputs: tuple[str, ...]
     output: str
     attributes: tuple[tuple[str, int | tuple[int, ...]], ...]
     name: str = ""
+    doc: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ nodes stays as it was. `recognise` is the way back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,6 +99,7 @@ class Assembler:
         self._emitters = {root: Emitter(names) for root in sorted(roots)}
         self._stored: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {}
         self._types = {(weight.graph, weight.name): weight.data_type for weight in weights}
+        self._docs = {(weight.graph, weight.name): _doc(weight) for weight in weights}
         self._holders = {path: holder(document, scope) for path, scope in self._scopes.items()}
 
     def form(self, planned: TensorPlan) -> Form:
@@ -111,7 +112,12 @@ class Assembler:
         return self._holders[planned.graph]
 
     def additions(self, planned: TensorPlan, form: Form) -> list[Addition]:
-        """Return what a tensor adds, shared records first."""
+        """Return what a tensor adds, shared records first; its last node has its doc string."""
+        *before, last = self._additions(planned, form)
+        nodes = [*last.nodes[:-1], replace(last.nodes[-1], doc=self._docs[planned.key])]
+        return [*before, replace(last, nodes=nodes)]
+
+    def _additions(self, planned: TensorPlan, form: Form) -> list[Addition]:
         own_scope = self._scopes[planned.graph]
         emitter = self._emitters[own_scope.root.path]
         found: list[Addition] = []
@@ -140,6 +146,11 @@ class Assembler:
             return [root, own]
         constants = Addition(scope=scope.root, constants=emission.constants, nodes=())
         return [root, constants, Addition(scope=scope, constants=(), nodes=emission.nodes)]
+
+
+def _doc(weight: Weight) -> str:
+    doc = weight.tensor.doc_string if weight.tensor is not None else ""
+    return doc if isinstance(doc, str) else ""  # bytes where it is not UTF-8
 
 
 def predict(
@@ -268,6 +279,8 @@ def _node(record: NodeRecord) -> NodeProto:
     node = NodeProto(op_type=record.op_type, input=record.inputs, output=[record.output])
     if record.name:
         node.name = record.name
+    if record.doc:
+        node.doc_string = record.doc
     for name, value in record.attributes:
         if isinstance(value, int):
             node.attribute.add(name=name, type=AttributeProto.INT, i=value)

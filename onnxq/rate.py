@@ -84,7 +84,8 @@ def constant_payload(record: ConstantRecord) -> int:
 def node_cost(record: NodeRecord) -> int:
     """Return the bytes that a node adds to its graph."""
     body = wire.node_bytes(record.op_type, record.inputs, (record.output,), dict(record.attributes))
-    return wire.field_bytes(body + (wire.text_bytes(record.name) if record.name else 0))
+    texts = sum(wire.text_bytes(text) for text in (record.name, record.doc) if text)
+    return wire.field_bytes(body + texts)
 
 
 def constant_cost(record: ConstantRecord, held: Holder, placement: Placement | None = None) -> int:

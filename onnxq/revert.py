@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnxq import tensors
 from onnxq.encode import decode
@@ -58,16 +58,25 @@ def replace_all(document: Document, found: Sequence[Found], store: Store) -> Non
         if isinstance(graph, FunctionProto) or is_bound:  # no initializers may stand there
             tensor = tensors.make_tensor("", item.storage.form.data_type, item.shape)
             tensor.raw_data = values.tobytes()
+            _document(tensor, item)
             node = NodeProto(op_type="Constant", output=[item.name])
             node.attribute.add(name="value", type=AttributeProto.TENSOR, t=tensor)
             graph.node.insert(0, node)
         else:
             tensor = graph.initializer.add(name=item.name, data_type=item.storage.form.data_type)
             tensor.dims.extend(item.shape)
+            _document(tensor, item)
             store.put(tensor, values)
             if document.proto.ir_version < 4:
                 add_input(graph, tensor)
     remove_all(document, found)
+
+
+def _document(tensor: TensorProto, item: Found) -> None:
+    """Give a tensor the doc string that the node of its name kept for it."""
+    for node in item.nodes:
+        if item.name in node.output and node.doc_string:
+            tensor.doc_string = node.doc_string
 
 
 def remove_all(document: Document, found: Sequence[Found]) -> None:

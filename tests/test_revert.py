@@ -168,3 +168,38 @@ def test_decoded_tensor_has_the_shape_of_its_alias() -> None:
     np.testing.assert_array_equal(
         revert.decoded(document, third).reshape(-1), revert.decoded(document, first).reshape(-1)
     )
+
+
+def documented(proto: ModelProto) -> dict[tuple[str, str], str]:
+    """Return the doc string of each float tensor by graph and name."""
+    return {
+        (weight.graph, weight.name): weight.tensor.doc_string
+        for weight in model.weights(model.wrap(proto))
+        if weight.is_float and weight.tensor is not None
+    }
+
+
+@pytest.mark.parametrize("name", ["functions", "equal_tensors", "branches", "ir3"])
+def test_doc_strings_of_tensors_come_back(name: str) -> None:
+    made = graphs.BY_NAME[name].build()
+    for weight in model.weights(document := model.wrap(made)):
+        if weight.tensor is not None:
+            weight.tensor.doc_string = f"what {weight.name} in {weight.graph} is: größer"
+    before = onnxq.inspect(document.proto, bits=4)
+    document = model.wrap(document.proto)
+    report, smaller = onnxq.convert(document.proto, check=0, bits=4)
+    assert smaller.ByteSize() == report.predicted_bytes == before.predicted_file_bytes
+    assert len(report.tensors) > 0
+    assert onnxq.inspect(smaller).ledger == report.ledger
+    _, restored = onnxq.restore(smaller)
+    assert documented(restored) == documented(document.proto)
+    assert all(text.endswith("größer") for text in documented(restored).values())
+
+
+def test_doc_string_that_is_no_text_is_left_out() -> None:
+    made = graphs.matmul_add()
+    made.graph.initializer[0].doc_string = "xyzzy"
+    data = made.SerializeToString().replace(b"xyzzy", b"\xff" * 5)
+    proto = ModelProto.FromString(data)
+    smaller = reverted(converted(proto))
+    assert documented(smaller)["main", made.graph.initializer[0].name] == ""
