@@ -141,6 +141,20 @@ def _with_series(points: Sequence[GridPoint]) -> tuple[GridPoint, ...]:
     )
 
 
+def spell(value: Any) -> str:
+    """Return a JSON-ready setting as `parse_axis` reads it.
+
+    >>> spell([["a*", 4], ["b", 8]]), spell(True), spell(None), spell(0.5)
+    ('a*=4|b=8', 'true', 'none', '0.5')
+    """
+    if isinstance(value, list):
+        items = (f"{item[0]}={item[1]}" if isinstance(item, list) else item for item in value)
+        return _LIST_MARK.join(items) or _NONE[0]
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _NONE[0] if value is None else str(value)
+
+
 def describe(name: str, value: Any) -> str:
     """Return a setting in a few words.
 
@@ -154,11 +168,7 @@ def describe(name: str, value: Any) -> str:
         return f"no {words}"
     if name in ("init", "layout", "preset"):
         return str(value)
-    if name == "tensor_bits":
-        return f"{words} {_LIST_MARK.join(f'{pattern}={bits}' for pattern, bits in value)}"
-    if isinstance(value, list):
-        return f"{words} {_LIST_MARK.join(value)}"
-    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {spell(value)}"
 
 
 def _widths(bits: str | int | Iterable[int]) -> tuple[int, ...]:
