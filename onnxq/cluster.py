@@ -29,12 +29,13 @@ from onnxq.lloyd import lloyd, start
 from onnxq.optimal import solve
 from onnxq.parallel import blocks
 from onnxq.survey import FINE, Survey, distinct, sample, survey
+from onnxq.windows import Stream
 
 Init: TypeAlias = Literal["optimal", "bounded-pdf", "quantile", "uniform"]
 
 _EXACT = 1e-10
 _CLOSE = 1e-7
-"""Excess over the bound at which the search may stop: on distinct values, on histogram cells."""
+"""Excess over the bound at which the search may stop: on distinct values, elsewhere."""
 
 _POLISH = 2
 """Rounds on the values themselves after a coarse histogram: they halve what it lost."""
@@ -124,7 +125,9 @@ def fit(
     placed = _place(seen, room, options)
     book = placed.centroids * seen.points.scale + seen.points.origin
     book = np.concatenate((book, seen.infinities))
-    if options.init == "optimal" and room > FINE and not seen.is_exact:
+    is_rough = options.init == "optimal" and room > FINE and not seen.is_exact
+    del seen  # its positions may take as much memory as the tensor
+    if is_rough:
         for _ in range(_POLISH):
             book = _polished(values, book, jobs)
     return _finish(values, book, placed, jobs)
@@ -169,8 +172,11 @@ def _place(seen: Survey, k: int, options: ClusterOptions) -> _Placed:
     points = seen.points
     assert points is not None
     if options.init == "optimal":
-        cut = solve(points, k, _EXACT if seen.is_exact else _CLOSE)
+        is_close = isinstance(points, Stream) or not seen.is_exact
+        cut = solve(points, k, _CLOSE if is_close else _EXACT)
         return _Placed(points.means(cut.edges), cut.steps, cut.bound * points.scale * points.scale)
+    if isinstance(points, Stream):
+        points = points.whole()
     first = start(points, k, options.init, options.pdf_factor)
     centroids, rounds = lloyd(points, first, options.max_iterations)
     return _Placed(centroids, rounds, None)
@@ -225,6 +231,7 @@ def _finish(values: Array, book: NDArray[np.float64], placed: _Placed, jobs: int
     indices, error = assign_measured(values, centroids, jobs=jobs)
     used = _used(indices, centroids.size)
     if not used.all():
+        del indices  # room for the next
         centroids = centroids[used]
         indices, error = assign_measured(values, centroids, jobs=jobs)
     gap = None
@@ -247,7 +254,7 @@ def _polished(values: Array, book: NDArray[np.float64], jobs: int) -> NDArray[np
     exact = centroids.astype(np.float64)
     flat, picks = values.reshape(-1), assign(values, centroids, jobs=jobs).reshape(-1)
     shifts, counts = np.zeros(exact.size), np.zeros(exact.size)
-    for begin, end in blocks(flat.size, BLOCK):
+    for begin, end in blocks(flat.size, BLOCK // 4):
         part, pick = flat[begin:end], picks[begin:end]
         finite = np.isfinite(part)
         part, pick = part[finite], pick[finite]

@@ -24,6 +24,9 @@ CELL_BITS = 19
 COUNT_SHIFT = 41
 """Lowest bit of the count in a packed cell: sums of 2**22 values of CELL_BITS bits lie below."""
 
+HEAVY = 1 << 21
+"""Values from which a packed cell is emptied, so that as many again may be added to any."""
+
 
 def is_worthwhile(elements: int, *, is_loop: bool = False) -> bool:
     """Return whether a kernel over so many elements should run compiled; never changes bytes.
@@ -123,7 +126,7 @@ def fill_cells(values: Any, low: float, scale: float, packed: Any, tail: Any) ->
     2**-CELL_BITS cells, so integers make the result independent of the order.
 
     Args:
-        values: Floats, at most 2**22 between two drains.
+        values: Floats, at most HEAVY between two spills.
         low: Lower edge of cell 0.
         scale: Units per 1.0: 2**CELL_BITS over the cell width.
         packed: uint64, one per cell.
@@ -145,14 +148,82 @@ def fill_cells(values: Any, low: float, scale: float, packed: Any, tail: Any) ->
     return outside
 
 
-def drain_cells(packed: Any, counts: Any, sums: Any) -> None:
-    """Move packed cells into int64 counts and sums, leaving them empty."""
-    mask, shift = np.uint64((1 << COUNT_SHIFT) - 1), np.uint64(COUNT_SHIFT)
+def spill_cells(packed: Any, cells: Any, words: Any) -> int:
+    """Empty the packed cells that hold HEAVY values or more; return how many.
+
+    Args:
+        packed: uint64, one per cell.
+        cells: Output: the emptied cells.
+        words: Output: what they held.
+    """
+    limit = np.uint64(HEAVY << COUNT_SHIFT)
+    spilled = 0
     for cell in range(packed.size):
-        word = packed[cell]
-        counts[cell] += np.int64(word >> shift)
-        sums[cell] += np.int64(word & mask)
-        packed[cell] = 0
+        if packed[cell] >= limit:
+            cells[spilled], words[spilled] = cell, packed[cell]
+            packed[cell] = 0
+            spilled += 1
+    return spilled
+
+
+def unpack_cells(words: Any, base: int, heavy: Any, positions: Any, cells: Any) -> int:
+    """Write cell, count and mean of every packed cell in use; return how many there are.
+
+    Args:
+        words: uint64, packed cells `base`, `base + 1` and so on.
+        base: Number of the first cell.
+        heavy: Cells, ascending, with the counts and the sums that they hold besides.
+        positions: Output, a pair: means, in cells from the edge of cell 0, and counts as floats.
+        cells: Output: numbers of cells.
+    """
+    mask, shift = np.uint64((1 << COUNT_SHIFT) - 1), np.uint64(COUNT_SHIFT)
+    heavy_cells, heavy_counts, heavy_sums = heavy
+    means, weights = positions
+    used, ahead = 0, 0
+    for at in range(words.size):
+        count, total = np.int64(words[at] >> shift), np.int64(words[at] & mask)
+        if ahead < heavy_cells.size and heavy_cells[ahead] == base + at:
+            count += heavy_counts[ahead]
+            total += heavy_sums[ahead]
+            ahead += 1
+        if count > 0:
+            cells[used], weights[used] = base + at, count
+            means[used] = (base + at) + total / count * 2.0**-CELL_BITS
+            used += 1
+    return used
+
+
+def sum_outward(positions: Any, weights: Any, middle: int, sums: Any, squares: Any) -> None:
+    """Write running moments about the middle position, 0 there, with the errors they dropped.
+
+    Args:
+        positions: Ascending floats, n of them.
+        weights: As many.
+        middle: Index of the position where sums begin.
+        sums: Output, a pair of n + 1 floats: weight * offset, and its rounding errors (two-sum).
+        squares: Output: the same of weight * offset**2.
+    """
+    centre = positions[middle]
+    for step in (1, -1):
+        at = middle if step > 0 else middle - 1
+        high, low, high2, low2 = 0.0, 0.0, 0.0, 0.0
+        sums[0][middle] = sums[1][middle] = squares[0][middle] = squares[1][middle] = 0.0
+        while 0 <= at < positions.size:
+            offset = positions[at] - centre
+            term = weights[at] * offset
+            total = high + term
+            part = total - high
+            low += (high - (total - part)) + (term - part)
+            high = total
+            term = term * offset
+            total = high2 + term
+            part = total - high2
+            low2 += (high2 - (total - part)) + (term - part)
+            high2 = total
+            stop = at + 1 if step > 0 else at
+            sums[0][stop], sums[1][stop] = step * high, step * low
+            squares[0][stop], squares[1][stop] = step * high2, step * low2
+            at += step
 
 
 def nearest(values: Any, grid: Any, first: Any, limits: Any, book: Any, out: Any) -> Any:

@@ -6,6 +6,8 @@ the optimum is convex in k, so either some penalty gives exactly k runs, or the 
 fewer and the next more runs share a penalty and can be joined into an optimal cut of k (both
 because the cost of a run satisfies the quadrangle inequality; Aggarwal, Schieber and Tokuyama,
 "Finding a minimum-weight k-link path in graphs with the concave Monge property", 1994).
+
+A stream of many positions is solved window by window: docs/clustering.md says why that is exact.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from numpy.typing import NDArray
 
 from onnxq.kernels import compiled, is_worthwhile, least_weight_path
 from onnxq.spectrum import Spectrum, condensed
+from onnxq.windows import WINDOW, Stream
 
-Edges = NDArray[np.intp]
+Edges = NDArray[np.int64]
 
 _STEPS = 60
 _POWER_STEPS = 8
@@ -30,10 +33,12 @@ _GROUPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Hold a cut of a spectrum into runs.
+    """Hold a cut into runs.
 
     Attributes:
-        edges: `0 = e[0] < .. < e[k] = n`; run i is positions `e[i] .. e[i + 1]`.
+        edges: `0 = e[0] < .. < e[k] = n`; run i is positions (of a stream: slots)
+            `e[i] .. e[i + 1]`. Empty where every position is a run and nobody has asked.
+        runs: Number of runs.
         cost: Sum of squared deviations from the runs' means.
         bound: No cut with the number of runs asked for costs less, up to rounding.
         penalty: Penalty per run of the last step; 0 if none was needed.
@@ -41,72 +46,110 @@ class Cut:
     """
 
     edges: Edges
+    runs: int
     cost: float
     bound: float
     penalty: float
     steps: int
 
-    @property
-    def runs(self) -> int:
-        """Return the number of runs."""
-        return self.edges.size - 1
 
-
-def solve(points: Spectrum, k: int, tolerance: float = 1e-12) -> Cut:
+def solve(points: Spectrum | Stream, k: int, tolerance: float = 1e-12) -> Cut:
     """Return a cut of `points` into `min(k, n)` runs of least cost.
 
     The search ends at the optimum, or once cost / bound - 1 is proven to be within `tolerance`.
     Ties between equally good cuts are broken the same way on every run and machine that rounds
     alike. Costs O(n) per step, 1 to about 10 steps.
     """
-    n = points.positions.size
+    solver = _Streamed(points) if isinstance(points, Stream) else _Solver(points)
+    n = solver.count
     if n <= k:
-        return Cut(edges=np.arange(n + 1), cost=0.0, bound=0.0, penalty=0.0, steps=0)
-    whole = np.array([0, n], dtype=np.intp)
+        return Cut(edges=solver.every(), runs=n, cost=0.0, bound=0.0, penalty=0.0, steps=0)
+    whole = np.array([0, solver.size])
     cost = points.cost(whole)
     if k == 1:
-        return Cut(edges=whole, cost=cost, bound=cost, penalty=0.0, steps=0)
-    few = Cut(edges=whole, cost=cost, bound=0.0, penalty=math.inf, steps=0)
-    many = Cut(edges=np.arange(n + 1), cost=0.0, bound=0.0, penalty=0.0, steps=0)
+        return Cut(edges=whole, runs=1, cost=cost, bound=cost, penalty=0.0, steps=0)
+    few = Cut(edges=whole, runs=1, cost=cost, bound=0.0, penalty=math.inf, steps=0)
+    none = np.empty(0, np.int64)
+    many = Cut(edges=none, runs=n, cost=0.0, bound=0.0, penalty=0.0, steps=0)
+    return _search(solver, k, (few, many), _guess(points, k), tolerance)
+
+
+def _guess(points: Spectrum | Stream, k: int) -> float:
+    """Return a penalty to begin with, from a solution on fewer positions where there are many."""
+    if isinstance(points, Stream):
+        fewer = min(k, WINDOW // 8)
+        penalty = solve(points.condensed(8 * fewer), fewer, 1e-3).penalty
+        return penalty * (fewer / k) ** 3
     limit = max(_COARSE, 8 * k)
-    if n > 4 * limit:
-        guess = solve(condensed(points, limit), k, 1e-3).penalty
-    else:
-        guess = _first_penalty(points, k)
-    return _search(_Solver(points), k, (few, many), guess, tolerance)
+    if points.positions.size > 4 * limit:
+        return solve(condensed(points, limit), k, 1e-3).penalty
+    return _first_penalty(points, k)
 
 
-class _Solver:
-    """Run the path kernel on one spectrum, with its workspace kept between penalties."""
+class _Paths:
+    """Run the path kernel, with its workspace kept between penalties and windows."""
 
-    def __init__(self, points: Spectrum) -> None:
+    def __init__(self) -> None:
+        self._best: Any = ()
+        self._parent: Any = ()
+        self._queue: Any = ()
+        self._is_compiled = False
+
+    def runs(self, points: Spectrum) -> tuple[Any, ...]:
+        """Return the running sums of a spectrum as the kernel takes them, and make room."""
         n = points.positions.size
-        self.points = points
         runs: tuple[Any, ...] = (points.weight, *points.sums, *points.squares)
-        self._best: Any = np.empty(n + 1)
-        self._parent: Any = np.zeros(n + 1, np.int32)
-        self._queue: Any = (np.empty(n + 1, np.int32), np.empty(n + 1, np.int32))
-        self._kernel = least_weight_path
-        if is_worthwhile(n, is_loop=True):
-            self._kernel = compiled(least_weight_path)
-        else:  # Lists of Python numbers are several times faster to interpret than arrays.
+        self._is_compiled = is_worthwhile(n, is_loop=True)
+        # Lists of Python numbers are several times faster to interpret than arrays.
+        if not self._is_compiled:
             runs = tuple(run.tolist() for run in runs)
             self._best, self._parent = [0.0] * (n + 1), [0] * (n + 1)
             self._queue = ([0] * (n + 1), [0] * (n + 1))
-        self._runs = runs
+        elif isinstance(self._best, list) or len(self._best) <= n:
+            self._best = self._parent = self._queue = ()
+            self._best, self._parent = np.empty(n + 1), np.zeros(n + 1, np.int32)
+            self._queue = (np.empty(n + 1, np.int32), np.empty(n + 1, np.int32))
+        return runs
+
+    def parents(self, runs: tuple[Any, ...], penalty: float) -> Any:
+        """Return the start of the last run of the cheapest cut up to every stop."""
+        kernel = compiled(least_weight_path) if self._is_compiled else least_weight_path
+        kernel(runs, penalty, self._best, self._parent, self._queue)
+        return self._parent
+
+
+def _trail(parents: Any, at: int) -> Edges:
+    """Return the edges of the cheapest cut up to the stop `at`."""
+    # A view of memory gives Python numbers at once, which an array does not.
+    starts = parents.data if isinstance(parents, np.ndarray) else parents
+    trail = [at]
+    while at:
+        at = starts[at]
+        trail.append(at)
+    return np.array(trail[::-1], dtype=np.int64)
+
+
+class _Solver:
+    """Cut one spectrum at any penalty."""
+
+    def __init__(self, points: Spectrum) -> None:
+        self.points = points
+        self.count = self.size = points.positions.size
+        self._paths = _Paths()
+        self._runs = self._paths.runs(points)
+
+    def every(self) -> Edges:
+        """Return the edges of the cut with one position a run."""
+        return np.arange(self.count + 1)
 
     def cut(self, penalty: float, k: int, steps: int) -> Cut:
         """Return the cheapest cut at a penalty, with the bound that it proves for k runs."""
-        self._kernel(self._runs, penalty, self._best, self._parent, self._queue)
-        at = self.points.positions.size
-        trail = [at]
-        while at:
-            at = int(self._parent[at])
-            trail.append(at)
-        edges = np.array(trail[::-1], dtype=np.intp)
+        parents = self._paths.parents(self._runs, penalty)
+        edges = _trail(parents, self.points.positions.size)
         cost = self.points.cost(edges)
         return Cut(
             edges=edges,
+            runs=edges.size - 1,
             cost=cost,
             # L(p) - p * k, without taking the difference of two numbers that p may dwarf.
             bound=cost + penalty * (edges.size - 1 - k),
@@ -115,8 +158,62 @@ class _Solver:
         )
 
 
+class _Streamed:
+    """Cut a stream at any penalty, a window at a time."""
+
+    def __init__(self, points: Stream) -> None:
+        self.points = points
+        self.count, self.size = points.count, points.size
+        self._paths = _Paths()
+
+    def every(self) -> Edges:
+        """Return the edges of the cut with one position a run."""
+        return self.points.every()
+
+    def cut(self, penalty: float, k: int, steps: int) -> Cut:
+        """Return the cheapest cut at a penalty, with the bound that it proves for k runs."""
+        found, cost, start = [np.zeros(1, np.int64)], 0.0, 0
+        want = self.points.length
+        while start < self.points.size:
+            edges, part_cost = self._lead(start, want, penalty)
+            want *= 2
+            if edges.size > 1:
+                found.append(edges[1:])
+                cost, start, want = cost + part_cost, int(edges[-1]), self.points.length
+        edges = np.concatenate(found)
+        runs = edges.size - 1
+        bound = cost + penalty * (runs - k)
+        return Cut(edges=edges, runs=runs, cost=cost, bound=bound, penalty=penalty, steps=steps)
+
+    def _lead(self, start: int, want: int, penalty: float) -> tuple[Edges, float]:
+        """Return the edges from `start` on that are final within a window, and what they cost."""
+        part = self.points.window(start, want)
+        points = part.points
+        parents = self._paths.parents(self._paths.runs(points), penalty)
+        at = points.positions.size
+        if part.slots[-1] < self.points.size:
+            at = _meeting(parents, at)
+        edges = _trail(parents, at)
+        return part.slots[edges], points.cost(edges)
+
+
+def _meeting(parents: Any, stop: int) -> int:
+    """Return a stop that the cheapest cut passes however it goes on after `stop`; 0 if unknown.
+
+    A later stop has no earlier parent. So a cut that goes on has an edge in `parent[stop] .. stop`,
+    and the edge before lies between the parents of those two; both are traced until they agree.
+    """
+    trace = np.asarray(parents)
+    edges = np.arange(trace[stop], stop + 1)
+    while edges[0] > 0 and edges.size > 1:
+        if edges.size == 2 and trace[edges[1]] == edges[0]:
+            break
+        edges = np.unique(trace[edges])
+    return int(edges[0])
+
+
 def _search(
-    solver: _Solver, k: int, ends: tuple[Cut, Cut], penalty: float, tolerance: float
+    solver: _Solver | _Streamed, k: int, ends: tuple[Cut, Cut], penalty: float, tolerance: float
 ) -> Cut:
     """Narrow the cuts with fewer and more runs down to k, or to neighbours that can be joined."""
     few, many = ends
@@ -138,13 +235,16 @@ def _search(
         if is_stuck or step == _STEPS:
             break
         is_close = few.steps and many.steps and (many.runs - few.runs) * 256 <= k
-        if is_close and solver.points.cost(_join(few, many, k)) <= bound * (1 + tolerance):
+        if is_close and solver.points.cost(_join(few, many.edges, k)) <= bound * (1 + tolerance):
             break
         penalty = _next_penalty(few, many, cut, k)
-    edges = few.edges if few.runs == k else _join(few, many, k)
+    edges = few.edges
+    if few.runs < k:
+        edges = _join(few, many.edges if many.steps else solver.every(), k)
     cost = solver.points.cost(edges)
     # The bound may exceed the cost by rounding only.
-    return Cut(edges=edges, cost=cost, bound=min(bound, cost), penalty=penalty, steps=step)
+    bound = min(bound, cost)
+    return Cut(edges=edges, runs=k, cost=cost, bound=bound, penalty=penalty, steps=step)
 
 
 def _next_penalty(few: Cut, many: Cut, cut: Cut, k: int) -> float:
@@ -158,7 +258,7 @@ def _next_penalty(few: Cut, many: Cut, cut: Cut, k: int) -> float:
     return float(few.penalty * (many.penalty / few.penalty) ** share)
 
 
-def _join(few: Cut, many: Cut, k: int) -> Edges:
+def _join(few: Cut, many: Edges, k: int) -> Edges:
     """Return a cut of k runs: the first runs of `many`, then the last runs of `few`.
 
     They meet where a run of `many` lies inside the run of `few` that has `k - few.runs` fewer
@@ -166,9 +266,9 @@ def _join(few: Cut, many: Cut, k: int) -> Edges:
     """
     ahead = k - few.runs
     starts, stops = few.edges[:-1], few.edges[1:]
-    inner = many.edges[ahead : ahead + few.runs + 1]
+    inner = many[ahead : ahead + few.runs + 1]
     at = int(np.argmax((inner[:-1] >= starts) & (inner[1:] <= stops)))
-    return np.concatenate((many.edges[: at + ahead + 1], few.edges[at + 1 :]))
+    return np.concatenate((many[: at + ahead + 1], few.edges[at + 1 :]))
 
 
 def _first_penalty(points: Spectrum, k: int) -> float:

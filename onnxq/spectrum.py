@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.kernels import compiled, is_worthwhile, sum_outward
+
 Floats = NDArray[np.float64]
 
 
@@ -72,21 +74,35 @@ def spectrum(
     positions: Floats, weights: Floats, *, origin: float = 0.0, scale: float = 1.0
 ) -> Spectrum:
     """Return the spectrum of strictly ascending positions with positive weights."""
-    running = np.concatenate(([0.0], np.cumsum(weights)))
+    running = np.zeros(weights.size + 1)
+    np.cumsum(weights, out=running[1:])
     middle = int(np.searchsorted(running, running[-1] / 2, side="right")) - 1
     middle = min(middle, positions.size - 1)
     centre = float(positions[middle])
-    offsets = positions - centre
-    moments = weights * offsets
+    sums, squares = _moments(positions, weights, middle)
     return Spectrum(
         positions=positions,
         centre=centre,
         weight=running,
-        sums=_outward(moments, middle),
-        squares=_outward(moments * offsets, middle),
+        sums=sums,
+        squares=squares,
         origin=origin,
         scale=scale,
     )
+
+
+def _moments(
+    positions: Floats, weights: Floats, middle: int
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Return the running sums of offsets and of their squares, with their rounding errors."""
+    if is_worthwhile(positions.size):
+        n = positions.size + 1
+        sums, squares = (np.empty(n), np.empty(n)), (np.empty(n), np.empty(n))
+        compiled(sum_outward)(positions, weights, middle, sums, squares)
+        return sums, squares
+    offsets = positions - positions[middle]
+    moments = weights * offsets
+    return _outward(moments, middle), _outward(moments * offsets, middle)
 
 
 def _outward(terms: Floats, middle: int) -> tuple[Floats, Floats]:

@@ -1,7 +1,8 @@
-"""Condense the values of a tensor into a spectrum, without sorting large tensors.
+"""Condense the values of a tensor into positions with weights, without sorting large tensors.
 
-Owns the choice between distinct values (exact) and a histogram with exact sums. Distinct values
-serve all 16-bit tensors, all small ones, and large ones that hold few kinds of values. The
+Owns the choice between distinct values (exact) and a histogram with exact sums, and between one
+spectrum and a stream, which is read in windows. Distinct values serve all 16-bit tensors, all small
+ones, those that a fine histogram would not condense, and those that hold few kinds of values. The
 histogram's cells are a power of two wide and start at a multiple of it, so that 0 and other round
 values keep their exact place, and they cover the range of a sample; what lies outside is kept
 value by value, so that one huge outlier cannot spoil the cells.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import math
 import queue
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,9 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import InputError
-from onnxq.kernels import CELL_BITS, compiled, drain_cells, fill_cells, is_worthwhile, tally
+from onnxq.kernels import (
+    CELL_BITS,
+    COUNT_SHIFT,
+    HEAVY,
+    compiled,
+    fill_cells,
+    is_worthwhile,
+    spill_cells,
+    tally,
+)
 from onnxq.parallel import blocks, ordered_map
 from onnxq.spectrum import Spectrum, spectrum
+from onnxq.windows import WHOLE, CellStream, Heavy, Outer, SortedStream, Stream
 
 Array: TypeAlias = NDArray[Any]
 
@@ -33,7 +43,13 @@ SAMPLE = 1 << 16
 FINE = 4096
 """Centroids beyond which the histogram is coarser, so that memory stays in bounds."""
 
-_SMALL = 1 << 18
+_SMALL = WHOLE
+"""Values that are always sorted; more than the next are only from `_STEADY` centroids on.
+
+A run of many positions takes a long window to solve, and memory with it.
+"""
+_SORTED = 1 << 18
+_STEADY = 256
 _FEW = 1 << 17
 _MANY = 1024
 _TRIMS = (2.0**-12, 2.0**-10, 2.0**-8)
@@ -49,7 +65,7 @@ class Survey:
         is_exact: Whether `points` are the distinct values, not histogram cells.
     """
 
-    points: Spectrum | None
+    points: Spectrum | Stream | None
     infinities: Array
     is_exact: bool
 
@@ -63,14 +79,26 @@ def survey(values: Array, k: int, *, jobs: int) -> Survey:
     flat = values.reshape(-1)
     if flat.dtype.itemsize == 2 and flat.size > SAMPLE:
         return _of_table(*distinct(flat, SAMPLE))
-    cells = cells_for(k)
-    if flat.size <= max(_SMALL, cells // 4):
+    if flat.size <= _SMALL:
         return _of_table(*np.unique(_wide(flat), return_counts=True))
     if 2 * np.unique(sample(flat)).size < SAMPLE:
         patterns, counts = distinct(flat, _FEW)
         if patterns.size:
             return _of_table(patterns, counts)
-    return _of_cells(flat, cells, jobs)
+    if flat.size <= sorted_for(k):
+        return _of_sorted(flat)
+    return _of_cells(flat, cells_for(k), jobs)
+
+
+def sorted_for(k: int) -> int:
+    """Return the number of values up to which they are sorted for k centroids.
+
+    As long as a histogram has as many cells, sorting costs no more and is exact. Beyond `FINE`
+    centroids it also takes less memory, up to three times as many values as cells.
+    """
+    if k < _STEADY:
+        return _SMALL
+    return max(_SORTED, cells_for(k) * (3 if k > FINE else 1))
 
 
 def cells_for(k: int) -> int:
@@ -135,11 +163,36 @@ def _of_table(values: Array, counts: NDArray[np.int64]) -> Survey:
     if not finite.any():
         return Survey(points=None, infinities=infinities, is_exact=True)
     positions, weights = positions[finite] + 0.0, weights[finite]
-    # A power of two keeps squares of float64 values within range.
-    exponent = math.frexp(float(np.abs(positions).max()))[1]
-    scale = math.ldexp(1.0, min(max(exponent, -1000), 1000)) if abs(exponent) > 200 else 1.0
+    scale = _scale(max(-positions[0], positions[-1]))
     points = spectrum(*_merged(positions / scale, weights), scale=scale)
     return Survey(points=points, infinities=infinities, is_exact=True)
+
+
+def _of_sorted(flat: Array) -> Survey:
+    """Survey more distinct values than one spectrum should hold, on a sorted copy."""
+    ordered = np.sort(flat)
+    if np.isnan(ordered[-1]):
+        raise InputError("values: found NaN, expected numbers")
+    ends = np.array([-np.inf, np.inf], flat.dtype)
+    low = int(np.searchsorted(ordered, ends[0], side="right"))
+    high = int(np.searchsorted(ordered, ends[1], side="left"))
+    infinities = ends[[low > 0, high < flat.size]]
+    if low == high:
+        return Survey(points=None, infinities=infinities, is_exact=True)
+    ordered = ordered[low:high]
+    stream = SortedStream(ordered, _scale(max(-float(ordered[0]), float(ordered[-1]))))
+    return Survey(points=_held(stream), infinities=infinities, is_exact=True)
+
+
+def _scale(largest: float) -> float:
+    """Return the power of two that keeps squares of float64 values within range."""
+    exponent = math.frexp(largest)[1]
+    return math.ldexp(1.0, min(max(exponent, -1000), 1000)) if abs(exponent) > 200 else 1.0
+
+
+def _held(stream: Stream) -> Spectrum | Stream:
+    """Return a stream as one spectrum where that is small."""
+    return stream.whole() if stream.count <= WHOLE else stream
 
 
 def _merged(positions: Array, weights: Array) -> tuple[Array, Array]:
@@ -162,7 +215,7 @@ def _of_cells(flat: Array, cells: int, jobs: int) -> Survey:
         low, high, infinities = _range(flat)
         filled = _fill(flat, _grid(low, math.nextafter(high, math.inf), cells), jobs)
         if filled is None:
-            return _of_table(*np.unique(flat, return_counts=True))
+            return _of_sorted(flat)
         filled = replace(filled, tail=infinities)
     return _condense(filled)
 
@@ -195,8 +248,8 @@ class _Filled:
     """Hold a grid's counts and sums, and the values outside as far as they were kept."""
 
     grid: _Grid
-    counts: NDArray[np.int64]
-    sums: NDArray[np.int64]
+    packed: NDArray[np.uint64]
+    heavy: Heavy
     tail: Array
     outside: int
 
@@ -217,47 +270,84 @@ def _fill(flat: Array, grid: _Grid | None, jobs: int) -> _Filled | None:
     """Lay all values into the grid; integer sums make the result independent of `jobs`."""
     if grid is None:
         return None
-    counts, sums = np.zeros(grid.cells, np.int64), np.zeros(grid.cells, np.int64)
-    fill, drain = compiled(fill_cells), compiled(drain_cells)
-    size = (1 << 22) if grid.cells > 1 << 17 else (1 << 20)
-    pool = _Pool(grid.cells)
+    fill = compiled(fill_cells)
+    size = HEAVY if grid.cells > 1 << 17 else (1 << 20)
+    # All threads' cells together take at most half of what the tensor takes.
+    threads = max(1, min(jobs, flat.nbytes // (16 * grid.cells)))
+    pool = _Pool(grid.cells, flat.size)
 
     def run(span: tuple[int, int]) -> tuple[Array, int]:
         part = flat[span[0] : span[1]]
         tail = np.empty(part.size // 64 + 1, part.dtype)
-        with pool.borrowed() as packed:
-            outside = int(fill(part, grid.low, 2.0**CELL_BITS / grid.width, packed, tail))
-            with pool.lock:
-                drain(packed, counts, sums)
+        with pool.borrowed() as cells:
+            outside = int(fill(part, grid.low, 2.0**CELL_BITS / grid.width, cells.packed, tail))
+            cells.spill()
         return tail[:outside].copy(), outside
 
-    found = list(ordered_map(run, blocks(flat.size, size), jobs=jobs))
+    found = list(ordered_map(run, blocks(flat.size, size), jobs=threads))
+    packed, heavy = pool.total()
     return _Filled(
         grid=grid,
-        counts=counts,
-        sums=sums,
+        packed=packed,
+        heavy=heavy,
         tail=np.concatenate([tail for tail, _ in found]),
         outside=sum(outside for _, outside in found),
     )
 
 
-class _Pool:
-    """Lend zeroed accumulators to threads; as many exist as threads ever ran at once."""
+class _Cells:
+    """Hold packed cells, and in lists what the heavy ones have given up."""
 
-    def __init__(self, cells: int) -> None:
-        self.lock = threading.Lock()
-        self._cells = cells
-        self._free: queue.SimpleQueue[NDArray[np.uint64]] = queue.SimpleQueue()
+    def __init__(self, cells: int, values: int) -> None:
+        self.packed = np.zeros(cells, np.uint64)
+        self.spilled: list[tuple[NDArray[np.int64], NDArray[np.uint64]]] = []
+        self._most = values // HEAVY + 1
+
+    def spill(self) -> None:
+        """Empty the heavy cells."""
+        cells, words = np.empty(self._most, np.int64), np.empty(self._most, np.uint64)
+        count = int(compiled(spill_cells)(self.packed, cells, words))
+        if count:
+            self.spilled.append((cells[:count], words[:count]))
+
+    def add(self, other: _Cells) -> None:
+        """Take over the contents of other cells."""
+        self.packed += other.packed
+        self.spilled += other.spilled
+        self.spill()
+
+
+class _Pool:
+    """Lend accumulators to threads; as many exist as threads ever ran at once."""
+
+    def __init__(self, cells: int, values: int) -> None:
+        self._shape = cells, values
+        self._free: queue.SimpleQueue[_Cells] = queue.SimpleQueue()
 
     @contextmanager
-    def borrowed(self) -> Iterator[NDArray[np.uint64]]:
-        """Lend one accumulator; the borrower leaves it zeroed."""
+    def borrowed(self) -> Iterator[_Cells]:
+        """Lend one accumulator."""
         try:
-            packed = self._free.get_nowait()
+            cells = self._free.get_nowait()
         except queue.Empty:
-            packed = np.zeros(self._cells, np.uint64)
-        yield packed
-        self._free.put(packed)
+            cells = _Cells(*self._shape)
+        yield cells
+        self._free.put(cells)
+
+    def total(self) -> tuple[NDArray[np.uint64], Heavy]:
+        """Return the contents of all accumulators together."""
+        total = self._free.get_nowait()
+        while not self._free.empty():
+            total.add(self._free.get_nowait())
+        spilled = [*total.spilled, (np.empty(0, np.int64), np.empty(0, np.uint64))]
+        cells, places = np.unique(
+            np.concatenate([part for part, _ in spilled]), return_inverse=True
+        )
+        words = np.concatenate([part for _, part in spilled])
+        counts, sums = np.zeros(cells.size, np.int64), np.zeros(cells.size, np.int64)
+        np.add.at(counts, places, (words >> np.uint64(COUNT_SHIFT)).astype(np.int64))
+        np.add.at(sums, places, (words & np.uint64((1 << COUNT_SHIFT) - 1)).astype(np.int64))
+        return total.packed, Heavy(cells=cells, counts=counts, sums=sums)
 
 
 def _range(flat: Array) -> tuple[float, float, Array]:
@@ -283,17 +373,9 @@ def _condense(filled: _Filled) -> Survey:
         raise InputError("values: found NaN, expected numbers")
     infinities = np.unique(tail[np.isinf(tail)])
     ends, end_counts = np.unique(tail[np.isfinite(tail)], return_counts=True)
-    inside = np.flatnonzero(filled.counts)
-    counts = filled.counts[inside].astype(np.float64)
-    middles = inside + filled.sums[inside] / counts * 2.0**-CELL_BITS
     places, first = np.unique((ends - grid.low) / grid.width, return_index=True)
     if places.size:
         end_counts = np.add.reduceat(end_counts, first)
-    cut = int(np.searchsorted(places, 0.0))
-    points = spectrum(
-        np.concatenate((places[:cut], middles, places[cut:])),
-        np.concatenate((end_counts[:cut], counts, end_counts[cut:])).astype(np.float64),
-        origin=grid.low,
-        scale=grid.width,
-    )
+    outer = Outer(places=places, counts=end_counts)
+    points = _held(CellStream(filled.packed, filled.heavy, outer, (grid.low, grid.width)))
     return Survey(points=points, infinities=infinities, is_exact=False)

@@ -324,15 +324,21 @@ def test_interpreted_counting_equals_compiled_counting() -> None:
     results = []
     for wrap in (lambda kernel: kernel, kernels.compiled):
         packed, tail = np.zeros(64, np.uint64), np.empty(9, np.float32)
-        counts, sums = np.zeros(64, np.int64), np.zeros(64, np.int64)
         outside = wrap(kernels.fill_cells)(values, -2.0, 16.0 * 2**19, packed, tail)
-        wrap(kernels.drain_cells)(packed, counts, sums)
+        assert (packed >> np.uint64(kernels.COUNT_SHIFT)).sum() + outside == values.size
+        packed[[3, 9]] = np.uint64(kernels.HEAVY << kernels.COUNT_SHIFT) + np.uint64([7, 11])
+        spilled, words = np.zeros(5, np.int64), np.zeros(5, np.uint64)
+        heavy = wrap(kernels.spill_cells)(packed, spilled, words)
+        assert (heavy, spilled[:2].tolist(), packed[[3, 9]].tolist()) == (2, [3, 9], [0, 0])
+        more = np.array([3, 9]), np.array([5, 6]), np.array([100, 200])
+        means, counts, cells = np.zeros(64), np.zeros(64), np.zeros(64, np.int64)
+        used = wrap(kernels.unpack_cells)(packed, 0, more, (means, counts), cells)
+        assert means[cells == 9] == 9 + 200 / 6 * 2.0**-kernels.CELL_BITS
         keys, slots = np.zeros(2048, np.uint32), np.zeros(2048, np.int64)
         with np.errstate(over="ignore"):
-            used = wrap(kernels.tally)(values.view(np.uint32), 53, keys, slots, 0)
-        arrays = (packed, tail[: min(outside, 9)], counts, sums, keys, slots)
+            used += wrap(kernels.tally)(values.view(np.uint32), 53, keys, slots, 0)
+        arrays = (packed, words, tail[: min(outside, 9)], means, counts, cells, keys, slots)
         results.append((outside, used, *(array.tobytes() for array in arrays)))
-        assert counts.sum() + outside == values.size
     assert results[0] == results[1]
 
 
