@@ -7,7 +7,6 @@ an `onnx.ModelProto` or an `onnx_ir.Model`; what is given is never changed.
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
 
-from onnxq import checks, conversion, files, inspection, model, recognise, revert, summary
+from onnxq import checks, conversion, files, gates, inspection, model, recognise, revert, summary
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import load_feeds
@@ -24,7 +23,7 @@ from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_
 from onnxq.plan import Plan
 from onnxq.recognise import Found
 from onnxq.replay import match_plan
-from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport, judge
+from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
 from onnxq.sources import ModelLike, is_path, like, name_of, open_model, runnable, to_proto
 
 CHECK_LIMIT_BYTES = 1 << 30
@@ -285,17 +284,18 @@ def validate(
     started = time.monotonic()
     if samples < 1:
         raise OptionError(f"--samples: found {samples}, expected at least 1")
-    if min_snr is not None and not math.isfinite(min_snr):
-        raise OptionError(f"--min-snr: found {min_snr}, expected a number of decibels")
+    limits = gates.make_gates(min_snr)
     first, second = open_model(reference), open_model(candidate)
     sizes = [model.total_bytes(document) for document in (first, second)]
     feeds = None if inputs is None else [load_feeds(inputs, _input_names(first))]
     check = checks.compare(runnable(first), runnable(second), samples=samples, feeds=feeds)
-    failures = judge(check, min_snr)
+    rows = gates.judge(limits, check, (), None, (sizes[0], sizes[1]))
+    failures = gates.failures(check, rows)
     return ValidateReport(
         reference=FileSize(path=name_of(first), file_bytes=sizes[0]),
         candidate=FileSize(path=name_of(second), file_bytes=sizes[1]),
         check=check,
+        gates=rows,
         min_snr=min_snr,
         passed=not failures,
         failures=failures,

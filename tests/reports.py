@@ -5,6 +5,15 @@ from __future__ import annotations
 import math
 
 from onnxq.checks import Check, FedInput, OutputDifference
+from onnxq.measurements import (
+    DataUsed,
+    Estimate,
+    GateRow,
+    LayerRow,
+    MetricRow,
+    Performance,
+    Timing,
+)
 from onnxq.report import (
     AnyReport,
     ConsumerRow,
@@ -205,12 +214,95 @@ RESTORED = RestoreReport(
     seconds=0.2,
 )
 
+TOP1 = MetricRow(
+    name="top1",
+    output="y",
+    kind="task",
+    better="higher",
+    samples=200,
+    reference=Estimate(value=0.97, standard_error=0.0121, low=0.946, high=0.994),
+    candidate=Estimate(value=0.96, standard_error=0.0139, low=0.933, high=0.987),
+    difference=Estimate(value=-0.01, standard_error=0.007, low=-0.0238, high=0.0038),
+    relative_change=0.010416666666666666,
+    is_within_noise=True,
+)
+SNR = MetricRow(
+    name="snr",
+    output="y",
+    kind="fidelity",
+    better="higher",
+    unit="dB",
+    samples=200,
+    candidate=Estimate(value=28.5, standard_error=0.2, low=28.1, high=28.9),
+)
+PERFORMANCE = Performance(
+    provider="CPUExecutionProvider",
+    threads=0,
+    is_packed=False,
+    reference=Timing(
+        load_seconds=0.5,
+        median_seconds=0.002,
+        p90_seconds=0.0021,
+        runs=300,
+        load_peak_bytes=10**7,
+        run_peak_bytes=2 * 10**7,
+    ),
+    candidate=Timing(load_seconds=0.625, median_seconds=0.0022, p90_seconds=0.0025, runs=300),
+    load_ratio=1.25,
+    latency_ratio=1.1,
+)
+LAYERS = (
+    LayerRow(
+        name="conv[1].weight",
+        graph="main",
+        bit_width=6,
+        elements=864,
+        stored_bytes=904,
+        snr_db=31.25,
+        output_snr_db=29.5,
+        output="y",
+    ),
+    LayerRow(
+        name="mask",
+        graph="main/loop:body",
+        bit_width=None,
+        elements=16,
+        stored_bytes=64,
+        snr_db=None,
+        output_snr_db=None,
+    ),
+)
+DATA = DataUsed(
+    kind="npz",
+    path="val.npz",
+    samples=200,
+    available=1000,
+    truths=("label",),
+    inputs=CHECK.inputs,
+    classes=10,
+)
+
 VALIDATED = ValidateReport(
     reference=FileSize(path="in.onnx", file_bytes=10_000),
     candidate=FileSize(path="out.onnx", file_bytes=2_500),
+    data=DATA,
     check=CHECK,
+    metrics=(SNR, TOP1),
+    performance=PERFORMANCE,
+    layers=LAYERS,
+    gates=(
+        GateRow(
+            gate="--min-snr 20",
+            subject="output 'y'",
+            found=28.5,
+            limit=20.0,
+            passed=True,
+            message="output 'y' has 28.50 dB, expected at least 20 dB",
+        ),
+    ),
     min_snr=20.0,
     passed=True,
+    options={"metrics": ["snr", "top1"], "limit": 200},
     versions=VERSIONS,
     seconds=0.4,
 )

@@ -407,7 +407,7 @@ def test_candidate_below_the_least_ratio_fails_by_name(tmp_path: Path) -> None:
         report = onnxq.validate(proto, candidate, min_snr=60, samples=2)
         assert not report.passed
         assert len(report.failures) == 1
-        assert report.failures[0].startswith("output 'y': ")
+        assert report.failures[0].startswith("--min-snr 60: output 'y' has ")
         assert onnxq.validate(proto, candidate, min_snr=1).passed
     assert report.candidate.ratio is not None
     assert report.candidate.ratio > 5
