@@ -227,10 +227,7 @@ def consumers(all_scopes: list[Scope]) -> Mapping[Key, list[Consumer]]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Purposes:
-    """Hold where values end up: each use of a value, with the values that it is passed on as.
-
-    A value that leaves a graph or function as its output has a use without a consumer.
-    """
+    """Hold where values end up: each use of a value, with the values that it is passed on as."""
 
     uses: Mapping[Key, list[tuple[Consumer | None, tuple[Key, ...]]]]
 
@@ -280,22 +277,48 @@ def _bodies(all_scopes: list[Scope]) -> Callable[[NodeProto], Sequence[_Body]]:
     return of
 
 
-def purposes(all_scopes: list[Scope]) -> Purposes:
-    """Return where values end up, through functions, bodies and nodes that preserve them."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Use:
+    """Hold one place where a value goes in, and the values that it is passed on as.
+
+    `node` is None where it leaves a function, or a body of a node, as its output.
+    """
+
+    scope: Scope
+    node: NodeProto | None
+    index: int
+    passed: tuple[Key, ...]
+
+
+def uses(all_scopes: list[Scope]) -> Mapping[Key, list[Use]]:
+    """Return the uses of each value, through functions, bodies and nodes that preserve values."""
     bodies_of = _bodies(all_scopes)
     defined = {id(scope): _defined(scope) for scope in all_scopes}
-    uses: dict[Key, list[tuple[Consumer | None, tuple[Key, ...]]]] = {}
+    found: dict[Key, list[Use]] = {}
     for key, scope, node, index in _uses(all_scopes):
-        behind = _passed_on(scope, node, index, bodies_of(node))
-        uses.setdefault(key, []).append((_consumer(node, index), behind))
+        passed = _passed_on(scope, node, index, bodies_of(node))
+        found.setdefault(key, []).append(Use(scope=scope, node=node, index=index, passed=passed))
     for scope in all_scopes:
         for node in scope.proto.node:
             for body in bodies_of(node):
-                for name, behind in _leaving(scope, node, body):
+                for name, passed in _leaving(scope, node, body):
                     owner = _owner(body.scope, name, defined)
                     if owner is not None:
-                        uses.setdefault((owner.path, name), []).append((None, behind))
-    return Purposes(uses=uses)
+                        use = Use(scope=body.scope, node=None, index=0, passed=passed)
+                        found.setdefault((owner.path, name), []).append(use)
+    return found
+
+
+def purposes(all_scopes: list[Scope]) -> Purposes:
+    """Return where values end up, through functions, bodies and nodes that preserve them."""
+    return Purposes(
+        uses={
+            key: [
+                (_consumer(use.node, use.index) if use.node else None, use.passed) for use in found
+            ]
+            for key, found in uses(all_scopes).items()
+        }
+    )
 
 
 def _domain(name: str) -> str:
