@@ -306,3 +306,23 @@ def test_tiled_tensors_are_computed_and_restored_alike(bits: int) -> None:
         _, restored = onnxq.restore(converted)
     feeds = graphs.feeds(proto)
     runs.assert_same(runs.run(converted, feeds), runs.run(restored, feeds))
+
+
+@pytest.mark.parametrize("init", ["optimal", "bounded-pdf", "uniform", "quantile"])
+@pytest.mark.parametrize("codebook", ["float32", "float16"])
+def test_prediction_is_exact_or_an_upper_bound(init: str, codebook: str) -> None:
+    """docs/adr/0006: exact for `optimal`, and wherever the codebook has 2^b entries anyhow."""
+    floats = graphs.tensors(w=graphs.normal((80, 50), 3))
+    nodes = [graphs.node("MatMul", "x,w", "y")]
+    inputs, outputs = [graphs.value("x", 2, 80)], [graphs.value("y", 2, 50)]
+    made = graphs.model(graphs.graph(nodes, inputs, outputs, floats), 21)
+    for layout, bits in (("portable", 3), ("portable", 6), ("portable", 8), ("native", 4)):
+        report, written = onnxq.convert(
+            made, check=0, bits=bits, init=init, layout=layout, codebook_dtype=codebook
+        )
+        is_exact = (init, codebook) == ("optimal", "float32")
+        assert report.predicted_bytes >= written.ByteSize()
+        if is_exact or (layout == "portable" and bits < 8):
+            assert report.predicted_bytes == written.ByteSize()
+        (row,) = report.tensors
+        assert (init, bits) != ("uniform", 8) or row.centroids < 256
