@@ -1,0 +1,217 @@
+"""Plots of quality against size, as PNG or SVG, drawn by matplotlib.
+
+Owns the look of a picture for print and slides; the data is `figures`'. Needs the `plot` extra.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxq import figures, files, overlay, textfile
+from onnxq.errors import MissingDependencyError, OptionError
+from onnxq.figures import Chart, FloatLine, Series
+from onnxq.overlay import Entry
+from onnxq.report import AnyReport
+from onnxq.working_points import SweepReport
+
+COLOURS = ("#0072b2", "#c04d00", "#00795a", "#a23b78", "#7a5c00", "#4a4a4a")
+"""Colours of series, of at least 4.5 : 1 against white, apart for colour-blind readers too."""
+_MARKERS = "osD^vP"
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_SUFFIXES = (".png", ".svg")
+_LABELLED = 2
+"""Series whose points bear their bits; with more the labels would cover each other."""
+_STYLE = {
+    "font.size": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "text.parse_math": False,
+    "svg.hashsalt": "onnxq",
+    "svg.fonttype": "path",
+    "savefig.dpi": 160,
+}
+
+
+def check_target(path: Path, *, force: bool) -> None:
+    """Check before any work that a plot can be drawn and written.
+
+    Raises:
+        OptionError: the suffix is neither .png nor .svg.
+        OutputError: the file may not be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise OptionError(f"--plot {path}: found suffix {path.suffix!r}, expected .png or .svg")
+    textfile.check_target(path, force=force)
+    _matplotlib()
+
+
+def save(
+    reports: Sequence[AnyReport | SweepReport],
+    path: Path,
+    metric: str | None = None,
+    *,
+    force: bool = False,
+) -> None:
+    """Draw the working points of reports, whole or not at all; the same bytes every time.
+
+    Args:
+        reports: of convert, validate or sweep; those of one model share a picture's line.
+        path: PNG or SVG file, by its suffix.
+        metric: label or name of the measure; None for the first task metric, else the SNR.
+        force: overwrite an existing file.
+
+    Raises:
+        OptionError: the suffix is unknown, or the metric was not measured.
+        InputError: a report of another command.
+        OutputError: the file cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    check_target(path, force=force)
+    shown = overlay.entries(reports)
+    chart = figures.chart(shown, overlay.choose_measure(shown, metric))
+    files.write_bytes(path, draw(shown, chart, path.suffix.lower().removeprefix(".")))
+
+
+def draw(shown: Sequence[Entry], chart: Chart, kind: str) -> bytes:
+    """Return a chart as the bytes of a "png" or "svg" file.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    matplotlib, figure_type = _matplotlib()
+    with matplotlib.rc_context(_STYLE):
+        figure = figure_type(figsize=(7.2, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        for number, series in enumerate(chart.series):
+            _draw_series(axes, shown, series, number, is_labelled=len(chart.series) <= _LABELLED)
+        models = list(dict.fromkeys(series.model for series in chart.series))
+        for line in chart.float_lines:
+            _draw_float(axes, line, models)
+        _draw_fronts(axes, chart)
+        _finish(figure, axes, shown, chart)
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _matplotlib() -> tuple[Any, Any]:
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as err:
+        raise MissingDependencyError(
+            "--plot: needs matplotlib; install it with pip install 'onnxq[plot]'"
+        ) from err
+    return matplotlib, Figure
+
+
+def _draw_series(
+    axes: Any, shown: Sequence[Entry], series: Series, number: int, *, is_labelled: bool
+) -> None:
+    colour = COLOURS[number % len(COLOURS)]
+    dash = _DASHES[number % len(_DASHES)]
+    sizes = [dot.size for dot in series.dots]
+    values = [dot.value for dot in series.dots]
+    known = [dot for dot in series.dots if dot.low is not None and dot.high is not None]
+    axes.errorbar(
+        [dot.size for dot in known],
+        [dot.value for dot in known],
+        yerr=[
+            [max(0.0, dot.value - dot.low) for dot in known if dot.low is not None],
+            [max(0.0, dot.high - dot.value) for dot in known if dot.high is not None],
+        ],
+        fmt="none",
+        ecolor=colour,
+        elinewidth=1.0,
+        capsize=3,
+        alpha=0.7,
+    )
+    axes.plot(
+        sizes,
+        values,
+        color=colour,
+        linestyle=dash if series.is_line else "none",
+        marker=_MARKERS[number % len(_MARKERS)],
+        markersize=6,
+        markeredgewidth=1.4,
+        markerfacecolor="white",
+        linewidth=1.5,
+        label=series.name,
+        zorder=3,
+    )
+    front = [dot for dot in series.dots if dot.is_front]
+    axes.plot(
+        [dot.size for dot in front],
+        [dot.value for dot in front],
+        color=colour,
+        linestyle="none",
+        marker=_MARKERS[number % len(_MARKERS)],
+        markersize=6,
+        markeredgewidth=1.4,
+        zorder=4,
+    )
+    if is_labelled:
+        _label_points(axes, shown, series, colour)
+
+
+def _label_points(axes: Any, shown: Sequence[Entry], series: Series, colour: str) -> None:
+    for dot in series.dots:
+        axes.annotate(
+            shown[dot.entry].label.removesuffix(" bits").removesuffix(" bit"),
+            (dot.size, dot.value),
+            xytext=(-6, 5) if dot.is_upper else (6, -5),
+            textcoords="offset points",
+            ha="right" if dot.is_upper else "left",
+            va="bottom" if dot.is_upper else "top",
+            fontsize=9,
+            color=colour,
+            zorder=5,
+        )
+
+
+def _draw_float(axes: Any, line: FloatLine, models: Sequence[str]) -> None:
+    """Draw the float model's line: grey for one model, else in the colour of its first series."""
+    colour = "#333333" if len(models) <= 1 else COLOURS[models.index(line.model) % len(COLOURS)]
+    if line.low is not None and line.high is not None and len(models) <= 1:
+        axes.axhspan(line.low, line.high, color=colour, alpha=0.08, linewidth=0)
+    axes.axhline(line.value, color=colour, linewidth=1.2, linestyle=(0, (2, 2)), label=line.name)
+
+
+def _draw_fronts(axes: Any, chart: Chart) -> None:
+    """Draw the front of each model as a broad grey line under its points."""
+    label = "Pareto front"
+    for model in dict.fromkeys(series.model for series in chart.series):
+        front = sorted(
+            (dot.size, dot.value)
+            for series in chart.series
+            if series.model == model
+            for dot in series.dots
+            if dot.is_front
+        )
+        axes.plot(*zip(*front, strict=True), color="#000000", alpha=0.13, linewidth=7, label=label)
+        label = "_nolegend_"
+
+
+def _finish(figure: Any, axes: Any, shown: Sequence[Entry], chart: Chart) -> None:
+    axes.set_xlabel(chart.size_axis)
+    axes.set_ylabel(chart.measure.axis)
+    axes.margins(x=0.06, y=0.1)
+    models = list(dict.fromkeys(entry.model for entry in shown))
+    if len(models) == 1:
+        size = overlay.size_text(shown[0].model_bytes)
+        axes.set_title(f"{models[0]}, {size} as float", loc="left", fontsize=11)
+    if chart.series:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    if chart.undrawn:
+        figure.text(
+            0.01, 0.995, f"{len(chart.undrawn)} points not drawn", ha="left", va="top", fontsize=8
+        )
