@@ -37,6 +37,7 @@ class Encoded:
     snr_db: float | None
     gap: float | None
     is_lossless: bool
+    iterations: int
 
     def without_payloads(self) -> Encoded:
         """Return the record alone, to keep when the bytes are stored."""
@@ -77,6 +78,7 @@ def encode(values: Array, planned: TensorPlan, form: Form, *, jobs: int = 1) -> 
         snr_db=None if found.is_lossless else snr_db(values, found),
         gap=found.gap,
         is_lossless=found.is_lossless,
+        iterations=found.iterations,
     )
 
 

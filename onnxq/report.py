@@ -63,7 +63,8 @@ class TensorRow:
 
     `same_as` names the tensor whose indices and codebook it shares; its own bytes are then 0.
     `snr_db` is None where decoding is exact. `gap` is the distortion over the proven optimum,
-    minus 1; None where that is not known. `distortion` is the sum of squared errors.
+    minus 1; None where that is not known. `distortion` is the sum of squared errors. `iterations`
+    are rounds of Lloyd or steps of the solver; None where they are not known.
     """
 
     name: str
@@ -80,6 +81,7 @@ class TensorRow:
     layout: Literal["portable", "native", "bytes"]
     distortion: float | None = None
     gap: float | None = None
+    iterations: int | None = None
     is_lossless: bool | None
     original_bytes: int
     same_as: str | None = None

@@ -66,6 +66,7 @@ def _tensor_row(planned: TensorPlan, lead: Encoded) -> TensorRow:
         layout=lead.form.layout,
         distortion=lead.distortion if math.isfinite(lead.distortion) else None,
         gap=lead.gap,
+        iterations=lead.iterations,
         is_lossless=lead.is_lossless,
         original_bytes=planned.original_bytes,
         same_as=planned.same_as[1] if planned.same_as else None,

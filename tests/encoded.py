@@ -175,6 +175,7 @@ def encoded(form: Form, plan: TensorPlan | None = None, seed: int = 0) -> Encode
         snr_db=10.0,
         gap=None,
         is_lossless=False,
+        iterations=1,
     )
 
 

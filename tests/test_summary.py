@@ -205,3 +205,25 @@ def test_versions_name_what_the_bytes_depend_on() -> None:
 def test_peak_memory_is_in_bytes() -> None:
     peak = summary.peak_memory_bytes()
     assert peak is None or 10 << 20 < peak < 1 << 40
+
+
+# Iterations
+
+
+def test_rows_tell_the_rounds_of_the_clustering() -> None:
+    proto = graphs.conv_bn_relu()
+    report, made = converted(proto, max_iterations=3, include="w")
+    assert [row.iterations for row in report.tensors] == [3]
+    report, _ = converted(proto, init="optimal", include="w", codebook_dtype="float16")
+    (row,) = report.tensors
+    assert row.iterations is not None
+    assert row.iterations > 0
+    report, _ = converted(graphs.BY_NAME["equal_tensors"].build(), max_iterations=2)
+    assert [row.iterations for row in report.tensors] == [2, 2, 2]
+    assert [row.iterations for row in inspected(made).tensors] == [None]
+
+
+def test_lossless_row_took_no_rounds() -> None:
+    proto = graphs.conv_bn_relu(lambda shape, seed: graphs.normal(shape, seed).round())
+    report, _ = converted(proto, include="w")
+    assert [(row.scheme, row.iterations) for row in report.tensors] == [("lossless", 0)]
