@@ -14,13 +14,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
 
-from onnxq import checks, conversion, files, gates, inspection, model, recognise, revert, summary
+from onnxq import (
+    checks,
+    conversion,
+    draws,
+    files,
+    gates,
+    inspection,
+    model,
+    recognise,
+    revert,
+    summary,
+)
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import load_feeds
 from onnxq.graphs import Document
 from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_options
 from onnxq.plan import Plan
+from onnxq.ranges import integer_ranges
 from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
@@ -100,6 +112,7 @@ def convert(
     found = recognise.find(document)
     if found:
         _decode_first(document, found, requantize)
+    recipe = draws.Recipe(ranges=integer_ranges(document))
     decided = _plan(document, chosen, plan, progress)
     if save_plan is not None:
         files.write_bytes(Path(save_plan), decided.dumps().encode())
@@ -114,7 +127,7 @@ def convert(
         has_plan=plan is not None,
         reopen=lambda: open_model(source),
     )
-    outcome = conversion.run(job, partial(_check, source, job, check), progress)
+    outcome = conversion.run(job, partial(_check, source, job, check, recipe), progress)
     report = _report(outcome, job, _text(output), started)
     return report if target is not None else (report, like(source, outcome.document.proto))
 
@@ -164,7 +177,11 @@ def _load_plan(path: Path) -> Plan:
 
 
 def _check(
-    source: ModelLike, job: conversion.Job, samples: int | None, candidate: Path | bytes
+    source: ModelLike,
+    job: conversion.Job,
+    samples: int | None,
+    recipe: draws.Recipe,
+    candidate: Path | bytes,
 ) -> checks.Check | None:
     """Compare the candidate with the source in onnxruntime, unless that is switched off."""
     if samples == 0:
@@ -173,7 +190,7 @@ def _check(
         reason = "the model is large; pass --check 1 to run it all the same"
         return checks.Check(status="skipped", reason=reason, samples=0)
     reference = job.document.path or files.serialize(to_proto(source), job.document.label)
-    return checks.compare(reference, candidate, samples=samples or 1)
+    return checks.compare(reference, candidate, samples=samples or 1, recipe=recipe)
 
 
 def _report(
@@ -288,7 +305,10 @@ def validate(
     first, second = open_model(reference), open_model(candidate)
     sizes = [model.total_bytes(document) for document in (first, second)]
     feeds = None if inputs is None else [load_feeds(inputs, _input_names(first))]
-    check = checks.compare(runnable(first), runnable(second), samples=samples, feeds=feeds)
+    recipe = draws.Recipe(ranges=integer_ranges(first))
+    check = checks.compare(
+        runnable(first), runnable(second), samples=samples, feeds=feeds, recipe=recipe
+    )
     rows = gates.judge(limits, check, (), None, (sizes[0], sizes[1]))
     failures = gates.failures(check, rows)
     return ValidateReport(

@@ -159,6 +159,19 @@ def test_one_sample_is_checked_by_default_and_as_many_as_asked_for() -> None:
         onnxq.convert(graphs.matmul_add(), check=-1)
 
 
+def test_random_indices_reach_the_whole_table() -> None:
+    reference = graphs.embedding()
+    table = max(reference.graph.initializer, key=lambda tensor: tensor.ByteSize())
+    values = numpy_helper.to_array(table).copy()
+    values[-1] += 1
+    candidate = ModelProto()
+    candidate.CopyFrom(reference)
+    for tensor in candidate.graph.initializer:
+        if tensor.name == table.name:
+            tensor.CopyFrom(numpy_helper.from_array(values, table.name))
+    assert not onnxq.validate(reference, candidate, samples=300).check.is_equal
+
+
 def test_large_model_is_checked_on_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxq.api, "CHECK_LIMIT_BYTES", 1000)
     report, _ = onnxq.convert(graphs.matmul_add())
