@@ -112,8 +112,8 @@ class Check:
 
 
 @dataclass
-class _Sums:
-    """Accumulate one output over the samples."""
+class OutputSums:
+    """Accumulate the differences of one output over runs, in float64."""
 
     signal: float = 0.0
     other: float = 0.0
@@ -126,6 +126,7 @@ class _Sums:
     mismatch: str | None = None
 
     def add(self, reference: Any, candidate: Any) -> None:
+        """Take in what both models gave for the same inputs."""
         ours, theirs = list(_leaves(reference)), list(_leaves(candidate))
         if [key for key, _ in ours] != [key for key, _ in theirs]:
             self._fail("structure differs")
@@ -171,6 +172,7 @@ class _Sums:
         self.mismatch = self.mismatch or mismatch
 
     def difference(self, name: str) -> OutputDifference:
+        """Return the differences of all that was taken in, under the output's name."""
         if self.mismatch is not None:
             return OutputDifference(
                 name=name,
@@ -265,15 +267,24 @@ def _candidate_outputs(
 def _differences(
     names: Sequence[str], candidate: runtime.Session, runs: Sequence[_Run]
 ) -> tuple[OutputDifference, ...]:
-    for name in names:
-        if name not in candidate.outputs:
-            raise ValidationError(f"{candidate.where}: output {name!r} is missing")
-    sums = {name: _Sums() for name in names}
+    check_outputs(names, candidate)
+    sums = {name: OutputSums() for name in names}
     for fed, expected in runs:
         found = candidate.run(fed)
         for name in names:
             sums[name].add(expected[name], found[name])
     return tuple(sums[name].difference(name) for name in names)
+
+
+def check_outputs(names: Sequence[str], candidate: runtime.Session) -> None:
+    """Check that a model has the outputs to compare.
+
+    Raises:
+        ValidationError: one is missing.
+    """
+    for name in names:
+        if name not in candidate.outputs:
+            raise ValidationError(f"{candidate.where}: output {name!r} is missing")
 
 
 def _best_loads(*first: tuple[Path | bytes, float]) -> list[float]:

@@ -1,0 +1,256 @@
+"""From one row of numbers per sample to one figure: sums, means, F1, area under the ROC curve.
+
+Owns the formulas, not where the rows come from (`sample_rows`) nor their spread (`estimates`). An
+aggregate also computes its figure with every row counted any number of times: a resample of the
+rows is such a count, and takes no copy of them. Rows and sums are float64; an undefined figure is
+NaN, a ratio without noise infinity.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from onnxq.errors import MissingDependencyError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Weighted = Callable[[Array], Array]
+"""From counts (resamples, rows) to figures (resamples)."""
+
+SIGNAL, OTHER, PRODUCT, NOISE, LARGEST, TOTAL, ELEMENTS, LOW, HIGH = range(9)
+"""Columns of the rows of differences: sums of squares of both outputs, of their product, of the
+differences; the largest difference and the sum of all; elements; range of the reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregate:
+    """Hold how rows become a figure.
+
+    Attributes:
+        spread: How the spread of the figure is found: of a mean and of a share (a mean of zeros and
+            ones) by a formula, else by the bootstrap, or not at all.
+        value: From rows (samples, columns) to the figure.
+        values: From rows to what the mean is of; None where `spread` is of no mean.
+        weighted: From rows to a function of counts; None where `spread` is no bootstrap.
+        needs_sklearn: Whether `value` is scikit-learn's.
+    """
+
+    spread: Literal["mean", "share", "bootstrap", "none"]
+    value: Callable[[Array], float]
+    values: Callable[[Array], Array] | None = None
+    weighted: Callable[[Array], Weighted] | None = None
+    needs_sklearn: bool = False
+
+
+def of_sums(formula: Callable[[Array], Array]) -> Aggregate:
+    """Return an aggregate of the sums of all columns, given to a formula in the last axis."""
+    return Aggregate(
+        spread="bootstrap",
+        value=lambda rows: float(formula(rows.sum(0))),
+        weighted=lambda rows: lambda counts: formula(counts @ rows),
+    )
+
+
+def of_rows(aggregate: Callable[[Array], Any]) -> Aggregate:
+    """Return an aggregate that any function of rows computes; resamples are copied for it."""
+
+    def weighted(rows: Array) -> Weighted:
+        def figures(counts: Array) -> Array:
+            repeated = (np.repeat(rows, item.astype(np.intp), axis=0) for item in counts)
+            return np.array([float(aggregate(item)) for item in repeated])
+
+        return figures
+
+    return Aggregate(
+        spread="bootstrap", value=lambda rows: float(aggregate(rows)), weighted=weighted
+    )
+
+
+def _decibels(sums: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        signal, noise = sums[..., SIGNAL], sums[..., NOISE]
+        ratio: Array = 10 * (np.log10(signal) - np.log10(noise))
+        return np.where(noise == 0, np.inf, np.where(signal == 0, np.nan, ratio))
+
+
+def _cosine(sums: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        norms = np.sqrt(sums[..., SIGNAL]) * np.sqrt(sums[..., OTHER])
+        cosine: Array = np.clip(sums[..., PRODUCT] / norms, -1, 1)
+        return np.where(norms > 0, cosine, np.nan)
+
+
+def peak_of(rows: Array) -> float:
+    """Return the range of the values that the last two columns bound; 0 without rows."""
+    return float(rows[:, -1].max() - rows[:, -2].min()) if len(rows) else 0.0
+
+
+def peak_ratio(errors: Callable[[Array], Array], peak: float | None) -> Aggregate:
+    """Return 10 log10(peak^2 / mean squared error), the samples' errors weighing the same.
+
+    Args:
+        errors: From rows to the mean squared error of each sample.
+        peak: None for the range that the rows tell (`peak_of`), which a resample keeps.
+    """
+
+    def decibels(mean: Array, rows: Array) -> Array:
+        height = peak_of(rows) if peak is None else peak
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio: Array = 20 * np.log10(height) - 10 * np.log10(mean)
+        return np.where(mean == 0, np.inf, ratio if height > 0 else np.nan)
+
+    def weighted(rows: Array) -> Weighted:
+        column = errors(rows)
+        return lambda counts: decibels(counts @ column / len(rows), rows)
+
+    return Aggregate(
+        spread="bootstrap",
+        value=lambda rows: float(decibels(errors(rows).mean(), rows)),
+        weighted=weighted,
+    )
+
+
+def mean_squared_difference(rows: Array) -> Array:
+    """Return the mean squared difference of each row of differences."""
+    squared: Array = rows[:, NOISE] / rows[:, ELEMENTS]
+    return squared
+
+
+def _largest(rows: Array) -> float:
+    return float(rows[:, LARGEST].max())
+
+
+def mean_absolute_difference(rows: Array) -> Array:
+    """Return the mean absolute difference of each row of differences."""
+    mean: Array = rows[:, TOTAL] / rows[:, ELEMENTS]
+    return mean
+
+
+def first_column(rows: Array) -> Array:
+    """Return the first column."""
+    column: Array = rows[:, 0]
+    return column
+
+
+def _mean_of(values: Callable[[Array], Array], *, is_share: bool = False) -> Aggregate:
+    return Aggregate(
+        spread="share" if is_share else "mean",
+        value=lambda rows: float(np.mean(values(rows))),
+        values=values,
+    )
+
+
+SNR = of_sums(_decibels)
+COSINE = of_sums(_cosine)
+LARGEST_DIFFERENCE = Aggregate(spread="none", value=_largest)
+MEAN_DIFFERENCE = _mean_of(mean_absolute_difference)
+MEAN = _mean_of(first_column)
+SHARE = _mean_of(first_column, is_share=True)
+
+
+def has_sklearn() -> bool:
+    """Tell whether scikit-learn is installed."""
+    return importlib.util.find_spec("sklearn") is not None
+
+
+def import_sklearn(what: str) -> Any:
+    """Return `sklearn.metrics`.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed; the message says what needs it.
+    """
+    try:
+        return importlib.import_module("sklearn.metrics")
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"metric {what!r} needs scikit-learn; pip install 'onnxq[metrics]'"
+        ) from err
+
+
+def _f1(rows: Array) -> float:
+    """Return F1 of rows (label, prediction, classes); a prediction of -1 is none."""
+    truth, found = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
+    metrics = import_sklearn("f1")
+    if rows[0, 2] <= 2:
+        return float(metrics.f1_score(truth, found, labels=[1], average="macro", zero_division=0))
+    labels = np.unique(np.concatenate([truth, found[found >= 0]]))
+    return float(metrics.f1_score(truth, found, labels=labels, average="macro", zero_division=0))
+
+
+def _f1_weighted(rows: Array) -> Weighted:
+    truth, found = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64) + 1
+    size = int(max(truth.max(), found.max() - 1)) + 1
+    hits, is_binary = truth == found - 1, rows[0, 2] <= 2
+
+    def figure(counts: Array) -> float:
+        right = np.bincount(truth[hits], counts[hits], size)
+        support = np.bincount(truth, counts, size) + np.bincount(found, counts, size + 1)[1:]
+        scores = 2 * right / np.maximum(support, 1)
+        if is_binary:
+            return float(scores[1]) if size > 1 else 0.0
+        return float(scores[support > 0].mean())
+
+    return lambda counts: np.array([figure(item) for item in counts])
+
+
+F1 = Aggregate(spread="bootstrap", value=_f1, weighted=_f1_weighted, needs_sklearn=True)
+"""Of rows (label, prediction, classes): of class 1 where there are two, else macro."""
+
+
+def _auc_sides(rows: Array) -> list[tuple[Array, Array]]:
+    """Return (is positive, score) of every comparison of one class with the rest."""
+    truth = rows[:, 0]
+    if rows.shape[1] == 2:
+        sides = [(truth == 1, rows[:, 1])]
+    else:
+        sides = [(truth == c, rows[:, 1 + c]) for c in range(rows.shape[1] - 1)]
+    return [(positive, score) for positive, score in sides if 0 < positive.sum() < len(truth)]
+
+
+def _auc(rows: Array) -> float:
+    """Return the area of rows (label, score...), its mean over classes for several scores."""
+    metrics, sides = import_sklearn("auc"), _auc_sides(rows)
+    # Ranks have the order of the scores and no infinities, which scikit-learn refuses.
+    areas = [metrics.roc_auc_score(positive, stats.rankdata(s)) for positive, s in sides]
+    return float(np.mean(areas)) if areas else np.nan
+
+
+def _auc_weighted(rows: Array) -> Weighted:
+    areas = [_area(positive, score) for positive, score in _auc_sides(rows)]
+
+    def figures(counts: Array) -> Array:
+        found = np.stack([area(counts) for area in areas])
+        is_known = ~np.isnan(found)
+        with np.errstate(invalid="ignore"):
+            mean: Array = np.where(is_known, found, 0).sum(0) / is_known.sum(0)
+            return mean
+
+    return figures if areas else lambda counts: np.full(len(counts), np.nan)
+
+
+def _area(positive: Array, score: Array) -> Weighted:
+    """Return the Mann-Whitney form of the area; ties count half."""
+    order = np.argsort(score, kind="stable")
+    positive = positive[order]
+    starts = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
+
+    def figures(counts: Array) -> Array:
+        counts = counts[:, order]
+        ups = np.add.reduceat(counts * positive, starts, axis=1)
+        downs = np.add.reduceat(counts * ~positive, starts, axis=1)
+        below = np.cumsum(downs, axis=1) - downs / 2
+        with np.errstate(invalid="ignore"):
+            area: Array = (ups * below).sum(1) / (ups.sum(1) * downs.sum(1))
+            return area
+
+    return figures
+
+
+AUC = Aggregate(spread="bootstrap", value=_auc, weighted=_auc_weighted, needs_sklearn=True)
+"""Of rows (label, score) with labels 0 and 1, or (label, score of each class), one against rest."""

@@ -1,0 +1,250 @@
+"""Metrics over a stream of batches: rows are collected, then become figures.
+
+Owns which outputs a metric looks at, the pairing of both models' samples, and what is said where a
+figure is undefined. Memory grows by one short row for each sample, metric and output; outputs are
+not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxq import estimates, sample_rows
+from onnxq.checks import OutputDifference
+from onnxq.errors import InputError, OptionError
+from onnxq.measurements import Estimate, MetricRow
+from onnxq.metrics import Metric
+from onnxq.sample_rows import Misfit
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_Rows = list[Array]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """Hold one batch with the outputs of both models; outputs have an axis of samples.
+
+    `sample` has inputs and truth by name.
+    """
+
+    where: str
+    samples: int
+    sample: Mapping[str, Any]
+    reference: Mapping[str, Any]
+    candidate: Mapping[str, Any]
+    _differences: dict[str, Array] = field(default_factory=dict)
+
+    def difference_rows(self, output: str) -> Array:
+        """Return the rows that several metrics of an output share."""
+        if output not in self._differences:
+            self._differences[output] = sample_rows.difference_rows(
+                self.reference[output], self.candidate[output], self.samples
+            )
+        return self._differences[output]
+
+
+class Tally:
+    """Collect the rows of one metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+        self._outputs: tuple[str | None, ...] | None = (None,) if metric.plugin else None
+        self._misfit = ""
+        self._rows: dict[str | None, tuple[_Rows, _Rows]] = {}
+        self._samples = 0
+
+    def add(self, step: Step) -> None:
+        """Take in a batch.
+
+        Raises:
+            InputError: an output, label or target does not have the shape that the metric needs,
+                or a plug-in fails.
+        """
+        if self._outputs is None:
+            self._outputs = self._choose(step)
+        self._samples += step.samples
+        for output in self._outputs:
+            ours, theirs = self._rows.setdefault(output, ([], []))
+            try:
+                left, right = self._computed(step, output)
+            except Misfit as err:
+                raise InputError(f"{self._where(step)}: output {output!r} {err}") from err
+            ours.append(left)
+            theirs.append(right)
+
+    def figures(self, differences: Mapping[str, OutputDifference]) -> tuple[MetricRow, ...]:
+        """Return one row for each output, given how the outputs differ over all samples."""
+        if self.metric.kind == "task":
+            return tuple(self._task(output, *rows) for output, rows in self._rows.items())
+        if not self._rows:
+            return (self._row(None, estimates.UNDEFINED, 0, (self._misfit,)),)
+        return tuple(
+            self._fidelity(output, np.concatenate(theirs), differences[str(output)])
+            for output, (_, theirs) in self._rows.items()
+        )
+
+    def _choose(self, step: Step) -> tuple[str | None, ...]:
+        """Return the outputs that the metric is taken from, by the first batch."""
+        metric, chosen, reasons = self.metric, [], []
+        for output in [metric.output] if metric.output is not None else step.reference:
+            try:
+                if metric.output is None and metric.needs_float:
+                    _require_float(step.reference[output])
+                self._computed(step, output)
+                chosen.append(output)
+            except Misfit as err:
+                reasons.append(f"output {output!r} {err}")
+        if not chosen and (metric.kind == "task" or metric.output is not None):
+            raise InputError(f"{self._where(step)}: {'; '.join(reasons)}")
+        self._misfit = "; ".join(reasons)
+        return tuple(chosen[:1] if metric.kind == "task" else chosen)
+
+    def _computed(self, step: Step, output: str | None) -> tuple[Array, Array]:
+        """Return the rows of the reference and the candidate; a fidelity metric has them once."""
+        metric, samples = self.metric, step.samples
+        if metric.plugin is not None:
+            call = metric.plugin.rows
+            ours = call(step.reference, step.sample, samples, step.where)
+            return ours, call(step.candidate, step.sample, samples, step.where)
+        assert metric.rows is not None
+        assert output is not None
+        if metric.truth is not None:
+            truth = step.sample[metric.truth]
+            ours = self._told(step, step.reference[output], truth)
+            return ours, self._told(step, step.candidate[output], truth)
+        if metric.rows is sample_rows.difference_rows:
+            rows = step.difference_rows(output)
+        else:
+            rows = metric.rows(step.reference[output], step.candidate[output], samples)
+        return rows, rows
+
+    def _told(self, step: Step, output: Any, truth: Array) -> Array:
+        assert self.metric.rows is not None
+        try:
+            return self.metric.rows(output, truth, step.samples)
+        except InputError as err:
+            raise InputError(f"{self._where(step)}: {err}") from err
+
+    def _where(self, step: Step) -> str:
+        return f"metric {self.metric.label}: {step.where}"
+
+    def _fidelity(self, output: str | None, rows: Array, difference: OutputDifference) -> MetricRow:
+        notes = [] if difference.mismatch is None else [difference.mismatch]
+        if difference.mismatch is None and len(rows) != self._samples:
+            notes.append(f"{len(rows)} rows of {self._samples} samples")
+        is_known = difference.mismatch is None and not np.isnan(rows).any()
+        candidate = estimates.UNDEFINED
+        if is_known:
+            candidate = estimates.single(self.metric.aggregate, rows)
+            notes += self._detail(rows)
+        count = len(rows) if is_known else 0
+        return self._row(output, candidate, count, notes, is_equal=difference.is_equal)
+
+    def _task(self, output: str | None, ours: _Rows, theirs: _Rows) -> MetricRow:
+        left, right, notes = self._counted(np.concatenate(ours), np.concatenate(theirs))
+        found = estimates.paired(self.metric.aggregate, left, right)
+        lost = [np.isnan(side).any(1).sum() for side in (left, right)]
+        notes += [
+            f"NaN in {count} samples of the {who}"
+            for who, count in zip(("reference", "candidate"), lost, strict=True)
+            if count
+        ]
+        notes += [] if any(lost) or not len(left) else self._detail(right)
+        reference, candidate, difference = found.reference, found.candidate, found.difference
+        is_known = difference.low is not None and difference.high is not None
+        return MetricRow(
+            name=self.metric.name,
+            output=output,
+            kind="task",
+            better=self.metric.better,
+            unit=self.metric.unit,
+            samples=len(left),
+            reference=reference,
+            candidate=candidate,
+            difference=difference,
+            relative_change=_relative_change(reference.value, candidate.value),
+            is_within_noise=is_known and _holds_zero(difference) if is_known else None,
+            is_equal=bool(len(left)) and _is_infinite(self.metric, right),
+            detail="; ".join(notes),
+        )
+
+    def _counted(self, left: Array, right: Array) -> tuple[Array, Array, list[str]]:
+        """Return the rows without those that are NaN for both models."""
+        if left.shape[1] != right.shape[1]:
+            raise InputError(
+                f"metric {self.metric.label}: found {left.shape[1]} and {right.shape[1]} columns "
+                "for reference and candidate, expected as many"
+            )
+        keep = ~(np.isnan(left).any(1) & np.isnan(right).any(1))
+        notes = [] if keep.all() else [f"{int((~keep).sum())} samples left out"]
+        return left[keep], right[keep], notes
+
+    def _detail(self, rows: Array) -> list[str]:
+        return [] if self.metric.detail is None or not len(rows) else [self.metric.detail(rows)]
+
+    def _row(
+        self,
+        output: str | None,
+        candidate: Estimate,
+        samples: int,
+        notes: Sequence[str],
+        *,
+        is_equal: bool = False,
+    ) -> MetricRow:
+        return MetricRow(
+            name=self.metric.name,
+            output=output,
+            kind="fidelity",
+            better=self.metric.better,
+            unit=self.metric.unit,
+            samples=samples,
+            candidate=candidate,
+            is_equal=is_equal,
+            detail="; ".join(note for note in notes if note),
+        )
+
+
+def check_metrics(metrics: Sequence[Metric], outputs: Sequence[str], truths: Sequence[str]) -> None:
+    """Check that the model has the outputs, and the data the truth, that metrics name.
+
+    Raises:
+        OptionError: one is missing; the message lists what is there.
+    """
+    for metric in metrics:
+        if metric.output is not None and metric.output not in outputs:
+            raise OptionError(
+                f"metric {metric.label}: the model has no output {metric.output!r}; its outputs "
+                f"are {', '.join(map(repr, outputs))}"
+            )
+        if metric.truth is not None and metric.truth not in truths:
+            there = ", ".join(map(repr, truths)) or "none"
+            raise OptionError(
+                f"metric {metric.label}: needs an array {metric.truth!r} in the data; besides "
+                f"inputs there is {there}"
+            )
+
+
+def _require_float(value: object) -> None:
+    if not sample_rows.is_float(value):
+        raise Misfit("is of no floating point dtype; name it after '@' to have it compared")
+
+
+def _relative_change(reference: float | None, candidate: float | None) -> float | None:
+    if reference is None or not candidate:
+        return None
+    return (reference - candidate) / candidate
+
+
+def _holds_zero(difference: Estimate) -> bool:
+    assert difference.low is not None
+    assert difference.high is not None
+    return difference.low <= 0 <= difference.high
+
+
+def _is_infinite(metric: Metric, rows: Array) -> bool:
+    """Tell whether a ratio has no noise; only then is a task metric's figure infinite."""
+    return metric.plugin is None and metric.aggregate.value(rows) == np.inf
