@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxq.batches import DataOptions, Dataset
-from onnxq.errors import InputError, OptionError, UnsupportedError
+from onnxq.errors import InputError, OptionError
+from onnxq.media_data import open_media
 from onnxq.media_files import entries
 from onnxq.npz_data import open_npz
 from onnxq.plaintext import plain
@@ -38,6 +39,6 @@ def open_dataset(path: Path, inputs: Sequence[InputSpec], options: DataOptions) 
             )
         return open_npz([path], inputs, options, None)
     if options.preprocess is not None:
-        raise UnsupportedError(f"{where}: folders of images and sounds cannot be read yet")
+        return open_media(path, inputs, options.preprocess, options)
     files = entries(path, (".npz",), "an .npz file; images and sounds need --preprocess")
     return open_npz(files, inputs, options, path)

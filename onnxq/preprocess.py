@@ -131,6 +131,7 @@ class ImagePreprocess:
 
     def __post_init__(self) -> None:
         """Check every field; raise OptionError."""
+        _check_choice("kind", self.kind, Literal["image"])
         for side in self.crop or ():
             _check_range("crop", side, 1, MAX_SIDE)
         _check_choice("layout", self.layout, ImageLayout)
@@ -151,6 +152,16 @@ class ImagePreprocess:
     def size(self) -> tuple[int, int] | None:
         """Height and width of every result; None where they depend on the image."""
         return self.crop or (self.resize.size if self.resize else None)
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether every result has the same shape."""
+        return self.size is not None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes, that of the samples included."""
+        return len(self.layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +257,7 @@ class AudioPreprocess:
 
     def __post_init__(self) -> None:
         """Check every field; raise OptionError."""
+        _check_choice("kind", self.kind, Literal["audio"])
         _check_range("sample_rate", self.sample_rate, 1, 1 << 24)
         _check_range("n_fft", self.n_fft, 2, MAX_FFT)
         _check_range("win_length", self.window_length, 1, self.n_fft)
@@ -298,6 +310,16 @@ class AudioPreprocess:
     def axes(self) -> tuple[str, ...]:
         """Names of the axes of one sample."""
         return tuple(token.strip() for token in self.layout.split(","))
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether every result has the same shape."""
+        return self.frames is not None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes, that of the samples included."""
+        return len(self.axes) + 1
 
 
 Preprocess = ImagePreprocess | AudioPreprocess

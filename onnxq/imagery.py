@@ -1,0 +1,156 @@
+"""An image file as an array.
+
+Owns decoding by Pillow, which is imported only when an image is read, and the arithmetic of
+`ImagePreprocess`. The result is the same on every machine with the same version of Pillow. A file
+may come from anywhere: only the formats in `FORMATS` are tried, and the size an image claims is
+checked before its pixels are decoded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.errors import InputError, MissingDependencyError
+from onnxq.plaintext import one_line, plain
+from onnxq.preprocess import ImagePreprocess, Resize
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""Pillow's names of what is decoded; others of its formats start programs or read other files."""
+
+MAX_PIXELS = 1 << 27
+"""Most pixels of an image, stored or resized: 400 MB in memory."""
+
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+_WARNINGS = threading.Lock()  # which warnings are shown is a setting of the whole process
+
+
+def read_image(path: Path, preprocess: ImagePreprocess) -> Array:
+    """Return one image without an axis of samples: the layout of `preprocess` without its N.
+
+    Of several frames the first is taken, transparency and colour profiles are left out, 16 bits
+    are cut to their upper 8, and grey is repeated for every colour.
+
+    Raises:
+        InputError: the file is missing, damaged, of another format, or too large or small.
+        MissingDependencyError: Pillow is not installed.
+    """
+    pillow = import_pillow()
+    where = plain(str(path))
+    if path.exists() and not path.is_file():
+        raise InputError(f"{where}: is no regular file, expected an image")
+    try:
+        with _WARNINGS, warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked below
+            with pillow.open(file, formats=FORMATS) as image:
+                pixels = _pixels(pillow, image, preprocess, where)
+    except InputError:
+        raise
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as err:
+        raise InputError(f"{where}: cannot be read: {err.strerror}") from err
+    except MemoryError as err:
+        raise InputError(f"{where}: does not fit the memory") from err
+    except Exception as err:  # Pillow's decoders raise whatever damage makes them stumble over
+        raise InputError(f"{where}: is no sound image: {one_line(str(err))[:120]}") from err
+    return _array(pixels, preprocess)
+
+
+def import_pillow() -> Any:
+    """Return Pillow's module `Image`.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        return importlib.import_module("PIL.Image")
+    except ImportError as err:
+        raise MissingDependencyError(
+            "reading images needs Pillow; pip install 'onnxq[data]' installs it"
+        ) from err
+
+
+def _pixels(pillow: Any, image: Any, preprocess: ImagePreprocess, where: str) -> Array:
+    """Return 8-bit pixels, [height, width, channels], resized and cropped."""
+    _check_pixels(image.size, where)
+    stored_as = image.format  # known of what was opened, not of what is made of it
+    if preprocess.orientation == "exif":
+        image = importlib.import_module("PIL.ImageOps").exif_transpose(image)
+    image = _eight_bits(pillow, image, stored_as, where)
+    image = image.convert("L" if preprocess.channels == "L" else "RGB")
+    if preprocess.resize is not None:
+        size = _resized(image.size, preprocess.resize)
+        _check_pixels(size, where)
+        # `Resampling` has the names of our interpolations in capitals.
+        image = image.resize(size, pillow.Resampling[preprocess.resize.interpolation.upper()])
+    if preprocess.crop is not None:
+        image = image.crop(_middle(image.size, preprocess.crop, where))
+    pixels = np.asarray(image)
+    if preprocess.channels == "BGR":
+        pixels = pixels[:, :, ::-1]
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _check_pixels(size: tuple[int, int], where: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS or min(size) < 1:
+        raise InputError(
+            f"{where}: found an image of {width} x {height} pixels, expected 1 to {MAX_PIXELS}"
+        )
+
+
+def _eight_bits(pillow: Any, image: Any, stored_as: str, where: str) -> Any:
+    """Return the image with samples of 8 bits; Pillow's own conversion of 16 saturates."""
+    if image.mode in ("I", "F") and not (image.mode == "I" and stored_as in ("PNG", "PPM")):
+        raise InputError(
+            f"{where}: found an image of mode {image.mode!r} (32 bits), expected 8 or 16 bits"
+        )
+    if image.mode in (*_SIXTEEN_BITS, "I"):
+        return pillow.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+    return image
+
+
+def _resized(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
+    """Return width and height after a resize.
+
+    >>> _resized((500, 375), Resize(shorter=256))
+    (341, 256)
+    """
+    if resize.size is not None:
+        return resize.size[1], resize.size[0]
+    assert resize.shorter is not None
+    short, long = min(size), max(size)
+    longer = resize.shorter * long // short
+    return (resize.shorter, longer) if size[0] <= size[1] else (longer, resize.shorter)
+
+
+def _middle(size: tuple[int, int], crop: tuple[int, int], where: str) -> tuple[int, int, int, int]:
+    """Return the box of the middle: left, upper, right, lower; an odd rest rounds half to even."""
+    (width, height), (high, wide) = size, crop
+    if wide > width or high > height:
+        raise InputError(
+            f"{where}: found an image of {width} x {height} pixels, expected at least the crop's "
+            f"{wide} x {high}; resize it or use a smaller crop"
+        )
+    left, upper = round((width - wide) / 2), round((height - high) / 2)
+    return left, upper, left + wide, upper + high
+
+
+def _array(pixels: Array, preprocess: ImagePreprocess) -> Array:
+    if preprocess.dtype == "uint8":
+        values = np.array(pixels)
+    else:
+        scaled = pixels.astype(np.float64) * preprocess.scale
+        centred = scaled - np.array(preprocess.mean)
+        values = (centred / np.array(preprocess.std)).astype(preprocess.dtype)
+    if preprocess.layout == "NCHW":
+        values = values.transpose(2, 0, 1)
+    elif preprocess.layout == "NHW":
+        values = values[:, :, 0]
+    return np.ascontiguousarray(values)
