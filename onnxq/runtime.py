@@ -196,6 +196,17 @@ def open_session(source: Path | bytes, settings: SessionSettings = DEFAULT) -> S
     )
 
 
+def prepare(settings: SessionSettings) -> None:
+    """Load onnxruntime and start the provider, so that the first session costs like any other.
+
+    Raises:
+        UnsupportedError: CUDA is asked for and does not work.
+        MissingDependencyError: onnxruntime is not installed.
+    """
+    _import_onnxruntime()
+    _providers(settings.provider)
+
+
 def _providers(wanted: str) -> list[str]:
     if wanted == "cpu" or (wanted == "auto" and not cuda_works()):
         return [_CPU]
