@@ -142,8 +142,10 @@ class LayerRow:
         elements: Its size.
         stored_bytes: Indices and codebook.
         snr_db: Of the decoded tensor; None where it is exact.
-        output_snr_db: Least of all outputs with this tensor alone replaced; None where equal.
+        output_snr_db: Least of all outputs with this tensor alone replaced; None where they are
+            equal, and -inf (null in JSON) where an output has no ratio.
         output: The output of that.
+        is_equal: Whether the outputs are equal all the same.
     """
 
     name: str
@@ -154,6 +156,7 @@ class LayerRow:
     snr_db: float | None
     output_snr_db: float | None
     output: str | None = None
+    is_equal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
