@@ -24,13 +24,13 @@ _SAME = "~"
 
 
 def render(report: SweepReport, console: Console, *, verbose: bool = False) -> None:
-    """Write a sweep to a console; `verbose` adds the command that makes each point."""
+    """Write a sweep to a console; `verbose` adds metrics, and the command of each point."""
     _line(console, _headline(report), "bold")
     _line(console, _data(report))
     done = [point for point in report.points if point.error is None]
     if done:
         console.print()
-        console.print(point_table(report))
+        console.print(point_table(report, verbose=verbose))
         if any(metric.is_within_noise for point in done for metric in point.metrics):
             _line(console, f"{_SAME} within noise of the float model; intervals are 95 %")
     for point in report.points:
@@ -44,11 +44,14 @@ def render(report: SweepReport, console: Console, *, verbose: bool = False) -> N
             _line(console, point.command)
 
 
-def point_table(report: SweepReport) -> Table:
-    """Return the finished points in rows, the float model first."""
+def point_table(report: SweepReport, *, verbose: bool = False) -> Table:
+    """Return the finished points in rows, the float model first.
+
+    Of metrics that nobody asked for, those of fidelity stand beside the SNR only if `verbose`, or
+    if the data know nothing better.
+    """
     done = [point for point in report.points if point.error is None]
-    # The column of the SNR has that of the worst output.
-    labels = {k: row for k, row in metric_labels(done).items() if row.name != "snr"}
+    labels = _labels(done, is_full=verbose or bool(report.options.get("metrics")))
     has_series = any(point.series for point in done)
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -78,6 +81,14 @@ def point_table(report: SweepReport) -> Table:
         series = [Text(plain(point.series))] if has_series else []
         table.add_row(*series, *_cells(point), *_metric_cells(point, list(labels)))
     return table
+
+
+def _labels(done: Sequence[WorkingPoint], *, is_full: bool) -> dict[str, MetricRow]:
+    """Return the metrics to show, with an example of each."""
+    # The column of the SNR has that of the worst output.
+    found = {label: row for label, row in metric_labels(done).items() if row.name != "snr"}
+    task = {label: row for label, row in found.items() if row.kind == "task"}
+    return found if is_full or not task else task
 
 
 def _headline(report: SweepReport) -> str:
@@ -122,17 +133,20 @@ def _metric_cells(point: WorkingPoint, labels: Sequence[str]) -> list[str]:
 def _metric(metric: MetricRow) -> str:
     if metric.is_equal and metric.candidate.value is None:
         return "equal"
+    if metric.kind == "fidelity":
+        return _figure(metric.candidate.value)
     return _estimate(metric.candidate) + (f" {_SAME}" if metric.is_within_noise else "")
 
 
 def _estimate(estimate: Estimate | None) -> str:
     """Return a figure with the half width of its interval."""
-    if estimate is None or estimate.value is None:
-        return "-"
-    text = f"{estimate.value:.4g}"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} ±{(estimate.high - estimate.low) / 2:.2g}"
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return _figure(None if estimate is None else estimate.value)
+    return f"{_figure(estimate.value)} ±{(estimate.high - estimate.low) / 2:.2g}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _decibels(ratio: float) -> str:

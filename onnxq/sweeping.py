@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any
 
 from onnxq import conversion, memory, model, recognise, sources, summary, sweep_keys
-from onnxq.checks import Check
 from onnxq.commands import convert_command
 from onnxq.errors import MissingDependencyError, OnnxqError, OptionError, UnsupportedError
 from onnxq.graphs import Document
 from onnxq.grid import GridPoint, make_grid
 from onnxq.journal import Entry, Journal
 from onnxq.measure_options import MeasureOptions
-from onnxq.measurements import DataUsed, MetricRow
+from onnxq.measure_setup import Measure, open_measure
+from onnxq.measurements import DataUsed
 from onnxq.options import ConvertOptions
 from onnxq.parallel import ordered_map
 from onnxq.report import FileSize, Report
@@ -43,24 +43,6 @@ _SHARE = 0.8
 """Share of the free memory to use."""
 
 
-class Measured(Protocol):
-    """Describe what was found of one candidate."""
-
-    @property
-    def check(self) -> Check:
-        """Output differences over all samples."""
-
-    @property
-    def metrics(self) -> tuple[MetricRow, ...]:
-        """Figures of both models."""
-
-    @property
-    def data(self) -> DataUsed:
-        """What the models were run on."""
-
-
-Measure = Callable[[Path], Measured]
-"""Measure a candidate, from any thread; the reference is run once for all of them."""
 OpenMeasure = Callable[[Document, MeasureOptions], AbstractContextManager[Measure]]
 Convert = Callable[[ModelLike, Path, Mapping[str, Any]], Report]
 
@@ -71,11 +53,11 @@ class Tools:
 
     Attributes:
         convert: Convert a model into a file by options, without a check.
-        open_measure: Open the reference and the data, for the duration.
+        open_measure: Run the reference on the data, and give what measures a candidate.
     """
 
     convert: Convert
-    open_measure: OpenMeasure
+    open_measure: OpenMeasure = open_measure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ from typing import Any
 
 from onnxq import api
 from onnxq.checks import Check, OutputDifference
+from onnxq.evaluation import Evaluation
 from onnxq.measure_options import MeasureOptions
+from onnxq.measure_setup import Measure
 from onnxq.measurements import DataUsed, Estimate, MetricRow
 from onnxq.report import Report
 from onnxq.sweeping import SweepRequest, Tools, sweep
@@ -25,16 +27,7 @@ from onnxq.sweeping import SweepRequest, Tools, sweep
 BITS = (2, 3, 4, 5, 6, 7)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Hold what the stand-in says of a candidate: its size is all that it looks at."""
-
-    check: Check
-    metrics: tuple[MetricRow, ...]
-    data: DataUsed
-
-
-def measured(candidate: Path) -> Measured:
+def measured(candidate: Path) -> Evaluation:
     """Return figures that depend on the candidate alone."""
     size = float(candidate.stat().st_size)
     output = OutputDifference(name="y", snr_db=size, max_abs=1.0, cosine=0.5, is_equal=False)
@@ -47,7 +40,7 @@ def measured(candidate: Path) -> Measured:
         candidate=Estimate(value=1 / size),
     )
     check = Check(status="ok", samples=3, outputs=(output,))
-    return Measured(check, (metric,), DataUsed(kind="random", samples=3))
+    return Evaluation(check=check, metrics=(metric,), data=DataUsed(kind="random", samples=3))
 
 
 @dataclass
@@ -79,11 +72,11 @@ class Bench:
         return api.convert(source, target, check=0, **options)
 
     @contextmanager
-    def _open(self, document: Any, options: MeasureOptions) -> Iterator[Callable[[Path], Measured]]:
+    def _open(self, document: Any, options: MeasureOptions) -> Iterator[Measure]:
         self.opened += 1
         yield self._measure
 
-    def _measure(self, candidate: Path) -> Measured:
+    def _measure(self, candidate: Path) -> Evaluation:
         try:
             self.before(self._options[candidate.name])
             return measured(candidate)

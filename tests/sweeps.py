@@ -96,7 +96,7 @@ SWEPT = SweepReport(
     ),
     reused=2,
     notes=("one line of the state file was damaged",),
-    options={"bits": [2, 8, 16], "init": ["optimal", "uniform"]},
+    options={"bits": [2, 8, 16], "init": ["optimal", "uniform"], "metrics": ["top1", "cosine"]},
     versions=reports.VERSIONS,
     environment={"machine": "x86_64", "provider": "CPUExecutionProvider"},
     command_line="onnxq sweep 'my digits.onnx' --bits 2,8,16",

@@ -56,6 +56,15 @@ def test_failed_points_and_notes_are_told_below() -> None:
     assert "note: one line of the state file was damaged" in text()
 
 
+def test_metrics_of_fidelity_step_back_unless_asked_for() -> None:
+    unasked = dataclasses.replace(sweeps.SWEPT, options={"metrics": []})
+    assert "top1" in text(unasked)
+    assert "cosine" not in text(unasked)
+    assert "cosine" in text(unasked, verbose=True)
+    alone = [dataclasses.replace(p, metrics=p.metrics[1:]) for p in unasked.points]
+    assert "cosine" in text(dataclasses.replace(unasked, points=tuple(alone)))
+
+
 def test_verbose_lists_the_commands() -> None:
     assert sweeps.SWEPT.points[0].command in text(verbose=True)
     assert sweeps.SWEPT.points[0].command not in text()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -26,6 +27,7 @@ from onnxq.errors import (
     ValidationError,
 )
 from onnxq.measure_options import MeasureOptions
+from onnxq.report import Report
 from onnxq.sweeping import SweepEvent, SweepRequest, sweep
 from onnxq.working_points import SweepReport, WorkingPoint, load_report
 from tests import graphs
@@ -335,3 +337,46 @@ def test_the_report_says_what_was_asked_for_and_where(path: Path) -> None:
     assert report.options["samples"] == 1
     assert {"system", "machine", "processors", "python"} <= report.environment.keys()
     assert load_report(report.to_json()) == report
+
+
+def convert(source: Any, target: Path, options: Mapping[str, Any]) -> Report:
+    return api.convert(source, target, check=0, **options)
+
+
+def test_a_sweep_measures_on_data(tmp_path: Path) -> None:
+    digits = ROOT / "models" / "digits.onnx"
+    measure = MeasureOptions(data=ROOT / "models" / "digits_test.npz", limit=64)
+    state = tmp_path / "s"
+    request = SweepRequest(bits="2,8", measure=measure, state=state, jobs=2)
+    report = sweep(digits, request, sweeping.Tools(convert=convert))
+    assert (report.data.kind, report.data.samples) == ("npz", 64)
+    low, high = report.points
+    assert low.check is not None
+    assert high.check is not None
+    assert (low.check.worst_snr_db or 0) + 30 < (high.check.worst_snr_db or 0)
+    accuracy = high.metric("top1")
+    assert accuracy is not None
+    assert accuracy.reference is not None
+    assert accuracy.samples == 64
+    assert (accuracy.reference.value or 0) > 0.9
+    again = sweep(digits, request, sweeping.Tools(convert=convert))
+    assert again.reused == 2
+    assert load_report(again.to_json()) == load_report(
+        {**report.to_json(), "reused": 2, "seconds": again.seconds}
+    )
+
+
+def test_data_that_do_not_fit_end_a_sweep_before_its_first_point(
+    path: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "other.npz", nothing=np.zeros(3))
+    made: list[Path] = []
+
+    def count(source: Any, target: Path, options: Mapping[str, Any]) -> Report:
+        made.append(target)
+        return convert(source, target, options)
+
+    measure = MeasureOptions(data=tmp_path / "other.npz")
+    with pytest.raises(InputError, match=r"other\.npz"):
+        sweep(path, SweepRequest(measure=measure), sweeping.Tools(convert=count))
+    assert made == []
