@@ -21,6 +21,7 @@ from onnxq import (
     files,
     gates,
     inspection,
+    measuring,
     model,
     recognise,
     revert,
@@ -30,13 +31,14 @@ from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import load_feeds
 from onnxq.graphs import Document
+from onnxq.measure_options import MeasureValues, make_measure_options
 from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_options
 from onnxq.plan import Plan
 from onnxq.ranges import integer_ranges
 from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
-from onnxq.sources import ModelLike, is_path, like, name_of, open_model, runnable, to_proto
+from onnxq.sources import ModelLike, is_path, like, name_of, open_model, to_proto
 
 CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
@@ -284,44 +286,42 @@ def validate(
     *,
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     min_snr: float | None = None,
-    samples: int = 1,
+    max_drop: Mapping[str, float | str] | None = None,
+    max_latency_ratio: float | None = None,
+    max_size_ratio: float | None = None,
+    **options: Unpack[MeasureValues],
 ) -> ValidateReport:
-    """Compare the outputs of two models on the same inputs, in onnxruntime.
+    """Measure on the same inputs, in onnxruntime, what a candidate has lost.
 
     Args:
         reference: the model that is right by definition.
         candidate: the model to judge.
-        inputs: an .npz file or a mapping of arrays by input name; random inputs without it.
-        min_snr: least SNR in dB of every output; the report's `passed` says whether it holds.
-        samples: number of random inputs.
+        inputs: inputs of a single run, an .npz file or a mapping of arrays by input name.
+        min_snr: least SNR in dB of every output.
+        max_drop: most that metrics may get worse: a number in the metric's unit, or "1%".
+        max_latency_ratio: most median latency, candidate through reference.
+        max_size_ratio: most bytes, candidate through reference.
+        **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`.
+
+    Returns:
+        The report; its `passed` says whether every gate holds. No gate raises.
 
     Raises:
-        OnnxqError: a model or the inputs cannot be read, or the candidate cannot be run.
+        OnnxqError: the options are at fault, a model or the data cannot be read, or the candidate
+            cannot be run.
     """
-    started = time.monotonic()
-    if samples < 1:
-        raise OptionError(f"--samples: found {samples}, expected at least 1")
-    limits = gates.make_gates(min_snr)
+    limits = gates.make_gates(min_snr, max_drop, max_latency_ratio, max_size_ratio)
+    chosen = make_measure_options(options)
+    measuring.check_options(chosen, limits, has_inputs=inputs is not None)
     first, second = open_model(reference), open_model(candidate)
-    sizes = [model.total_bytes(document) for document in (first, second)]
-    feeds = None if inputs is None else [load_feeds(inputs, _input_names(first))]
-    recipe = draws.Recipe(ranges=integer_ranges(first))
-    check = checks.compare(
-        runnable(first), runnable(second), samples=samples, feeds=feeds, recipe=recipe
+    request = measuring.ValidateRequest(
+        reference=first,
+        candidate=second,
+        options=chosen,
+        gates=limits,
+        inputs=None if inputs is None else load_feeds(inputs, _input_names(first)),
     )
-    rows = gates.judge(limits, check, (), None, (sizes[0], sizes[1]))
-    failures = gates.failures(check, rows)
-    return ValidateReport(
-        reference=FileSize(path=name_of(first), file_bytes=sizes[0]),
-        candidate=FileSize(path=name_of(second), file_bytes=sizes[1]),
-        check=check,
-        gates=rows,
-        min_snr=min_snr,
-        passed=not failures,
-        failures=failures,
-        versions=summary.versions(),
-        seconds=time.monotonic() - started,
-    )
+    return measuring.validate(request)
 
 
 def _input_names(document: Document) -> set[str]:

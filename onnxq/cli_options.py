@@ -49,13 +49,14 @@ class Command(typer.core.TyperCommand):
         return without_type(super().get_help_option(ctx))
 
 
-def _option(*names: str, panel: str | None = None, **settings: Any) -> Any:
+def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
+    """Return an option in a panel of --help."""
     return typer.Option(*names, rich_help_panel=panel, **settings)
 
 
-def _flag(*names: str, panel: str, help: str) -> Any:
+def flag(*names: str, panel: str, help: str) -> Any:
     """Return an option that takes no value, and so shows no type of one."""
-    return _option(*names, panel=panel, help=help, metavar="")
+    return option(*names, panel=panel, help=help, metavar="")
 
 
 ModelIn = Annotated[Path, typer.Argument(metavar="IN", help="Model to read.")]
@@ -66,13 +67,13 @@ Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="Model to j
 
 Bits = Annotated[
     int,
-    _option(
+    option(
         "--bits", "-b", metavar="B", min=1, max=16, panel=_BITS, help="Bits per weight, 1 to 16."
     ),
 ]
 Tensor = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--tensor",
         metavar="PATTERN=BITS",
         panel=_BITS,
@@ -82,7 +83,7 @@ Tensor = Annotated[
 ]
 PresetName = Annotated[
     Preset | None,
-    _option(
+    option(
         "--preset",
         panel=_BITS,
         help="Options as a set: ce2 is the published scheme exactly. Options beside it win.",
@@ -90,7 +91,7 @@ PresetName = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--include",
         metavar="PATTERN",
         panel=_WHAT,
@@ -99,7 +100,7 @@ Include = Annotated[
 ]
 Exclude = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--exclude",
         metavar="PATTERN",
         panel=_WHAT,
@@ -108,7 +109,7 @@ Exclude = Annotated[
 ]
 OpTypes = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--op-types",
         metavar="TYPES",
         panel=_WHAT,
@@ -117,16 +118,16 @@ OpTypes = Annotated[
 ]
 MinElements = Annotated[
     int,
-    _option(
+    option(
         "--min-elements", metavar="N", min=0, panel=_WHAT, help="Keep tensors of fewer elements."
     ),
 ]
 QuantizeBias = Annotated[
-    bool, _flag("--quantize-bias/--keep-bias", panel=_KEPT, help="Convert biases?")
+    bool, flag("--quantize-bias/--keep-bias", panel=_KEPT, help="Convert biases?")
 ]
 QuantizeNorm = Annotated[
     bool,
-    _flag(
+    flag(
         "--quantize-norm/--keep-norm",
         panel=_KEPT,
         help="Convert scales and offsets of normalisation?",
@@ -134,7 +135,7 @@ QuantizeNorm = Annotated[
 ]
 QuantizeVariance = Annotated[
     bool,
-    _flag(
+    flag(
         "--quantize-variance/--keep-variance",
         panel=_KEPT,
         help="Convert variances of BatchNormalization?",
@@ -142,11 +143,11 @@ QuantizeVariance = Annotated[
 ]
 Requantize = Annotated[
     bool,
-    _flag("--requantize", panel=_WHAT, help="Decode a converted model and convert it anew."),
+    flag("--requantize", panel=_WHAT, help="Decode a converted model and convert it anew."),
 ]
 InitName = Annotated[
     Init,
-    _option(
+    option(
         "--init",
         metavar="NAME",
         panel=_HOW,
@@ -156,7 +157,7 @@ InitName = Annotated[
 ]
 PdfFactor = Annotated[
     float,
-    _option(
+    option(
         "--pdf-factor",
         metavar="F",
         min=0,
@@ -166,22 +167,22 @@ PdfFactor = Annotated[
 ]
 MaxIterations = Annotated[
     int,
-    _option("--max-iterations", metavar="N", min=1, panel=_HOW, help="Bound of k-means' rounds."),
+    option("--max-iterations", metavar="N", min=1, panel=_HOW, help="Bound of k-means' rounds."),
 ]
 Layout = Annotated[
     LayoutName,
-    _option("--layout", panel=_FORM, help="How indices are stored and decoded: docs/format.md."),
+    option("--layout", panel=_FORM, help="How indices are stored and decoded: docs/format.md."),
 ]
 Codebook = Annotated[
-    CodebookDtype, _option("--codebook-dtype", panel=_FORM, help="Type of stored centroids.")
+    CodebookDtype, option("--codebook-dtype", panel=_FORM, help="Type of stored centroids.")
 ]
 External = Annotated[
     ExternalData,
-    _option("--external-data", panel=_FORM, help="Large tensors in a file beside the model?"),
+    option("--external-data", panel=_FORM, help="Large tensors in a file beside the model?"),
 ]
 Check = Annotated[
     int | None,
-    _option(
+    option(
         "--check",
         metavar="N",
         min=0,
@@ -190,18 +191,18 @@ Check = Annotated[
         "Default: 1; above 1 GiB 0.",
     ),
 ]
-NoCheck = Annotated[bool, _flag("--no-check", panel=_FILES, help="The same as --check 0.")]
+NoCheck = Annotated[bool, flag("--no-check", panel=_FILES, help="The same as --check 0.")]
 Plan = Annotated[
     Path | None,
-    _option("--plan", metavar="FILE", panel=_FILES, help="Obey a saved plan: the same bytes."),
+    option("--plan", metavar="FILE", panel=_FILES, help="Obey a saved plan: the same bytes."),
 ]
 SavePlan = Annotated[
     Path | None,
-    _option("--save-plan", metavar="FILE", panel=_FILES, help="Save what was decided, as JSON."),
+    option("--save-plan", metavar="FILE", panel=_FILES, help="Save what was decided, as JSON."),
 ]
 Jobs = Annotated[
     int,
-    _option(
+    option(
         "--jobs",
         "-j",
         metavar="N",
@@ -212,26 +213,13 @@ Jobs = Annotated[
 ]
 Json = Annotated[
     Path | None,
-    _option("--json", metavar="FILE", panel=_FILES, help="Write the report as JSON; - is stdout."),
+    option("--json", metavar="FILE", panel=_FILES, help="Write the report as JSON; - is stdout."),
 ]
-Force = Annotated[bool, _flag("--force", "-f", panel=_FILES, help="Overwrite files that exist.")]
-Quiet = Annotated[bool, _flag("--quiet", "-q", panel=_FILES, help="Show errors only.")]
+Force = Annotated[bool, flag("--force", "-f", panel=_FILES, help="Overwrite files that exist.")]
+Quiet = Annotated[bool, flag("--quiet", "-q", panel=_FILES, help="Show errors only.")]
 Verbose = Annotated[
-    bool, _flag("--verbose", "-v", panel=_FILES, help="Show every tensor, time and memory.")
+    bool, flag("--verbose", "-v", panel=_FILES, help="Show every tensor, time and memory.")
 ]
-Inputs = Annotated[
-    Path | None,
-    _option(
-        "--inputs",
-        metavar="FILE.npz",
-        help="Inputs by name instead of random ones.",
-    ),
-]
-MinSnr = Annotated[
-    float | None,
-    _option("--min-snr", metavar="DB", help="Fail where an output's SNR is below this."),
-]
-Samples = Annotated[int, _option("--samples", metavar="N", min=1, help="Number of random inputs.")]
 
 
 def given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from onnxq.checks import Check, OutputDifference
 from onnxq.errors import OptionError
@@ -112,23 +113,44 @@ def parse_drop(text: str) -> tuple[str, str]:
     return metric, limit
 
 
-def check_drops(gates: Gates, names: Sequence[str]) -> None:
-    """Check before any run that every metric with a gate is measured.
+class MetricLike(Protocol):
+    """Describe a metric that will be measured."""
 
-    Args:
-        gates: the gates.
-        names: metrics that will be measured, as given: `NAME` or `NAME@OUTPUT`.
+    @property
+    def name(self) -> str:
+        """The name, without an output."""
+
+    @property
+    def label(self) -> str:
+        """The name, with the output where one was given."""
+
+    @property
+    def kind(self) -> Literal["fidelity", "task"]:
+        """Whether it compares with the reference, or with labels and targets."""
+
+    @property
+    def unit(self) -> str:
+        """Its unit."""
+
+
+def check_drops(gates: Gates, metrics: Sequence[MetricLike]) -> None:
+    """Check before any run that every metric with a gate will be measured and can drop.
 
     Raises:
-        OptionError: one is not.
+        OptionError: one is not, or is infinite of the reference itself.
     """
-    known = {*names, *(name.partition("@")[0] for name in names)}
     for drop in gates.max_drops:
-        if drop.metric not in known and drop.metric.partition("@")[0] not in names:
+        name = drop.metric.partition("@")[0]
+        chosen = [metric for metric in metrics if drop.metric in (metric.label, metric.name)]
+        chosen += [metric for metric in metrics if metric.label == name]
+        if not chosen:
             raise OptionError(
                 f"--max-drop {drop.metric}: is not measured; add --metric {drop.metric}, or gate "
-                f"one of {', '.join(names) or '(none)'}"
+                f"one of {', '.join(metric.label for metric in metrics) or '(none)'}"
             )
+        for metric in chosen:
+            if metric.kind == "fidelity" and metric.unit == "dB":
+                raise _no_drop(drop)
 
 
 def judge(
@@ -272,11 +294,15 @@ def _reference(drop: Drop, row: MetricRow) -> float | None:
     if row.kind == "task":
         return None if row.reference is None else _finite(row.reference.value)
     if row.unit == "dB":
-        raise OptionError(
-            f"--max-drop {drop.metric}: is infinite of REF itself, so that no drop is defined; "
-            "use --min-snr, or a metric of labels or targets"
-        )
+        raise _no_drop(drop)
     return 1.0 if row.better == "higher" else 0.0
+
+
+def _no_drop(drop: Drop) -> OptionError:
+    return OptionError(
+        f"--max-drop {drop.metric}: is infinite of REF itself, so that no drop is defined; "
+        "use --min-snr, or a metric of labels or targets"
+    )
 
 
 def _ratio_rows(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxq import measure_tables as measured
 from onnxq import report_tables as tables
 from onnxq.checks import Check
 from onnxq.plaintext import plain
@@ -30,6 +31,8 @@ from onnxq.report import (
 
 WORST = 5
 """How many tensors the list of the worst shows."""
+LAYERS = 10
+"""How many tensors are shown that were ranked by what they do to the outputs."""
 
 
 def render(report: AnyReport, console: Console, *, verbose: bool = False) -> None:
@@ -143,7 +146,7 @@ class _Page:
         is_lossy = any(row.snr_db is not None for row in report.tensors)
         if check is not None and is_lossy and (check.is_equal or _is_drowned(check)):
             self.line(
-                "these random inputs do not exercise the weights; validate with --inputs", "yellow"
+                "these random inputs do not exercise the weights; validate with --data", "yellow"
             )
 
     def _load(self, check: Check) -> None:
@@ -190,30 +193,51 @@ class _Page:
     def validate(self, report: ValidateReport, *, verbose: bool) -> None:
         reference, candidate, check = report.reference, report.candidate, report.check
         self.line(f"{_path(reference)} against {_path(candidate)}", "bold")
-        gate = "" if report.min_snr is None else f", at least {report.min_snr:g} dB asked for"
-        counted = f"{check.samples} sample{'' if check.samples == 1 else 's'}"
-        passed = "compared" if report.min_snr is None else "passed"
-        verdict = passed if report.passed else "FAILED"
-        self.line(f"{verdict} ({counted}{gate})", "green" if report.passed else "red")
-        for failure in report.failures:
-            self.line(f"failed: {failure}", "red")
+        self._verdict(report)
         sizes = f"{reference.file_bytes:,} -> {candidate.file_bytes:,} bytes"
         self.line(sizes + ("" if candidate.ratio is None else f" ({candidate.ratio:.2f} times)"))
-        self._load(check)
+        if report.performance is None:
+            self._load(check)
+        self.table(measured.gate_table(report.gates))
+        self.table(measured.metric_table(report.metrics))
+        for detail in measured.metric_details(report.metrics):
+            self.line(detail, "dim")
         least = -math.inf if report.min_snr is None else report.min_snr
         is_gated = report.min_snr is not None
         self.table(tables.output_table(check, check.failing(least), is_gated=is_gated))
-        if _is_drowned(check):
-            self.line(
-                "below 0 dB there is more noise than signal; random inputs may not exercise the "
-                "weights: validate with --inputs",
-                "yellow",
-            )
+        self._drowned(report)
+        if report.performance is not None:
+            self.table(measured.performance_table(report.performance))
+            self.line(measured.performance_line(report.performance), "dim")
+        shown = report.layers if verbose else report.layers[:LAYERS]
+        self.table(measured.layer_table(shown, "tensors, worst first"))
+        if hidden := len(report.layers) - len(shown):
+            self.line(f"{hidden:,} more tensor{'' if hidden == 1 else 's'}; --verbose lists them")
         if verbose and check.inputs:
             self._console.print()
             for fed in check.inputs:
                 self.line(f"input {fed.name!r}: {fed.dtype} {list(fed.shape)}")
         self.notes(report.notes)
+
+    def _verdict(self, report: ValidateReport) -> None:
+        passed = "passed" if report.gates else "compared"
+        count = len(report.gates)
+        gates = f", {count} gate{'' if count == 1 else 's'}" if count else ""
+        verdict = passed if report.passed else "FAILED"
+        style = "green" if report.passed else "red"
+        self.line(f"{verdict} ({_fed(report)}{gates})", style)
+        for failure in report.failures:
+            self.line(f"failed: {failure}", "red")
+
+    def _drowned(self, report: ValidateReport) -> None:
+        """Say where random inputs may be to blame for a bad ratio."""
+        is_random = report.data is None or report.data.kind == "random"
+        if is_random and _is_drowned(report.check):
+            self.line(
+                "below 0 dB there is more noise than signal; random inputs may not exercise the "
+                "weights: validate with --data",
+                "yellow",
+            )
 
 
 def _kept(report: InspectReport) -> list[SkipRow]:
@@ -229,6 +253,18 @@ def _kept(report: InspectReport) -> list[SkipRow]:
         for row in report.weights
         if row.action == "keep"
     ]
+
+
+def _fed(report: ValidateReport) -> str:
+    """Return what the models were run on, in a few words."""
+    data = report.data
+    count = report.check.samples if data is None else data.samples
+    if data is None or data.kind == "random":
+        return f"{count:,} random sample{'' if count == 1 else 's'}"
+    of_all = data.available is not None and data.available > data.samples
+    among = f" of {data.available:,}" if of_all else ""
+    where = f" of {data.path}" if data.path is not None else ""
+    return f"{count:,} sample{'' if count == 1 else 's'}{among}{where}"
 
 
 def _is_decoded(report: InspectReport) -> bool:

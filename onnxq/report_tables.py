@@ -61,7 +61,9 @@ def decibels(value: float | None) -> str:
 
 def width_table(rows: Sequence[WidthRow]) -> Table:
     """Return the share of each bit width in weights and bytes, with a total."""
-    table = _table("bits", "tensors", "weights", "share", "bytes before", "bytes after", "share")
+    table = make_table(
+        "bits", "tensors", "weights", "share", "bytes before", "bytes after", "share"
+    )
     table.columns[0].justify = "right"
     elements = sum(row.elements for row in rows)
     stored = sum(row.stored_bytes for row in rows)
@@ -87,7 +89,7 @@ def width_table(rows: Sequence[WidthRow]) -> Table:
 
 def ledger_table(ledger: Ledger) -> Table:
     """Return every byte of the file, part by part, with the total."""
-    table = _table("in the file", "bytes", "share")
+    table = make_table("in the file", "bytes", "share")
     parts = ledger.to_json()
     total = parts.pop("total")
     for name, size in parts.items():
@@ -101,7 +103,7 @@ def tensor_table(rows: Sequence[TensorRow], title: str, *, is_short: bool = Fals
     """Return encoded tensors: width, centroids in use unless short, stored bytes, SNR if known."""
     is_known = any(row.scheme != "unknown" for row in rows)
     names = ["bits", "" if is_short else "centroids", "weights", "bytes", "SNR dB" * is_known]
-    table = _table(title, *filter(None, names))
+    table = make_table(title, *filter(None, names))
     for row in rows:
         cells = {
             "bits": str(row.bit_width),
@@ -110,18 +112,18 @@ def tensor_table(rows: Sequence[TensorRow], title: str, *, is_short: bool = Fals
             "bytes": "shared" if row.same_as is not None else f"{row.stored_bytes:,}",
             "SNR dB": "?" if row.scheme == "unknown" else decibels(row.snr_db),
         }
-        table.add_row(_place(row.name, row.graph), *(cells[name] for name in names if name))
+        table.add_row(place(row.name, row.graph), *(cells[name] for name in names if name))
     return table
 
 
 def skip_table(rows: Sequence[SkipRow]) -> Table:
     """Return every tensor that is kept, with its reason."""
-    table = _table("kept tensors", "elements", "bytes", "reason")
+    table = make_table("kept tensors", "elements", "bytes", "reason")
     table.columns[3].justify = "left"
     for row in rows:
         reason = row.reason + (f": {plain(row.detail)}" if row.detail else "")
-        place = _place(row.name, row.graph)
-        table.add_row(place, f"{row.elements:,}", f"{row.bytes:,}", Text(reason))
+        cells = (f"{row.elements:,}", f"{row.bytes:,}", Text(reason))
+        table.add_row(place(row.name, row.graph), *cells)
     return table
 
 
@@ -130,7 +132,7 @@ def reason_table(rows: Iterable[SkipRow]) -> Table:
     groups: dict[str, list[SkipRow]] = {}
     for row in rows:
         groups.setdefault(row.reason, []).append(row)
-    table = _table("kept as they are", "tensors", "elements", "bytes", "")
+    table = make_table("kept as they are", "tensors", "elements", "bytes", "")
     table.columns[4].justify = "left"
     for reason, group in sorted(groups.items(), key=lambda item: -_bytes(item[1])):
         table.add_row(
@@ -148,7 +150,7 @@ def weight_table(rows: Sequence[WeightRow], *, verbose: bool) -> Table:
 
     Integers and the like are listed only if `verbose`.
     """
-    table = _table("tensor", "type", "bytes", "used by", "plan", "after")
+    table = make_table("tensor", "type", "bytes", "used by", "plan", "after")
     for column in (table.columns[1], table.columns[3], table.columns[4]):
         column.justify = "left"
     for row in rows:
@@ -156,7 +158,7 @@ def weight_table(rows: Sequence[WeightRow], *, verbose: bool) -> Table:
             continue
         is_kept = row.action == "keep"
         table.add_row(
-            _place(row.name, row.graph),
+            place(row.name, row.graph),
             f"{_DTYPES.get(row.dtype, row.dtype)} {'x'.join(map(str, row.shape)) or 'scalar'}",
             f"{row.bytes:,}",
             Text(plain(_uses(row, verbose=verbose))),
@@ -170,7 +172,7 @@ def output_table(
     check: Check, failing: Iterable[OutputDifference], *, is_gated: bool = True
 ) -> Table:
     """Return the difference of every output, and which fail; without a gate none is called ok."""
-    table = _table("output", "SNR dB", "max abs", "cosine", "")
+    table = make_table("output", "SNR dB", "max abs", "cosine", "")
     failed = {output.name for output in failing}
     passed = Text("ok", "green") if is_gated else Text("compared")
     for output in check.outputs:
@@ -188,11 +190,11 @@ def fit(table: Table, width: int) -> None:
     """Narrow the columns of text beside the names, the widest first, until the table fits."""
     widths = [_width(column) for column in table.columns]
     excess = sum(widths) + _GAP * (len(widths) - 1) - width
-    texts = [place for place in range(1, len(widths)) if table.columns[place].justify == "left"]
-    for place in sorted(texts, key=lambda place: -widths[place]):
-        cut = min(excess, widths[place] - _LEAST_TEXT)
+    texts = [at for at in range(1, len(widths)) if table.columns[at].justify == "left"]
+    for at in sorted(texts, key=lambda at: -widths[at]):
+        cut = min(excess, widths[at] - _LEAST_TEXT)
         if cut > 0:
-            table.columns[place].max_width = widths[place] - cut
+            table.columns[at].max_width = widths[at] - cut
             excess -= cut
 
 
@@ -211,7 +213,8 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def _table(first: str, *others: str) -> Table:
+def make_table(first: str, *others: str) -> Table:
+    """Return an empty table: names on the left, figures on the right, nothing ever cut."""
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -225,7 +228,7 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _place(name: str, graph: str) -> Text:
+def place(name: str, graph: str) -> Text:
     """Return a tensor's name, with its graph where that is not the main one."""
     text = Text(plain(name))
     if graph not in ("", "main"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import junitparser
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -157,6 +158,69 @@ def test_restore_and_validate_pass_on_their_options(api: FakeApi) -> None:
             {"inputs": Path("x.npz"), "min_snr": 9.0, "samples": 2},
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", {}),
+        ("--data d", {"data": Path("d")}),
+        ("--data d --preprocess p.yaml", {"data": Path("d"), "preprocess": "p.yaml"}),
+        ("--data d --batch 4 --limit 9", {"data": Path("d"), "batch": 4, "limit": 9}),
+        ("--metric top1@y --metric a.b:c", {"metrics": ["top1@y", "a.b:c"]}),
+        ("--dim N=2 --dim T=8", {"dims": {"N": 2, "T": 8}}),
+        ("--input ids:0=0:9", {"ranges": {"ids:0": (0.0, 9.0)}}),
+        ("--carry h_out=h_in", {"carry": {"h_out": "h_in"}}),
+        ("--samples 3", {"samples": 3}),
+        ("--provider auto --threads 2", {"provider": "auto", "threads": 2}),
+        ("--session-option a.b=1=2", {"session_options": {"a.b": "1=2"}}),
+        ("--keep-packed", {"is_packed": True}),
+        ("--layers", {"layers": True}),
+        ("--no-performance", {"performance": False}),
+        ("--performance", {"performance": True}),
+        ("--min-snr -3", {"min_snr": -3.0}),
+        ("--max-drop top1=0.01 --max-drop f1=2%", {"max_drop": {"top1": "0.01", "f1": "2%"}}),
+        ("--max-latency-ratio 1.5", {"max_latency_ratio": 1.5}),
+        ("--max-size-ratio 0.3", {"max_size_ratio": 0.3}),
+    ],
+)
+def test_each_option_of_validate_reaches_the_api(
+    api: FakeApi, arguments: str, expected: dict[str, Any]
+) -> None:
+    result = run("validate", "a.onnx", "b.onnx", *arguments.split())
+    assert result.exit_code == 0, result.output
+    assert api.calls == [
+        ("validate", (Path("a.onnx"), Path("b.onnx")), {"inputs": None, **expected})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dim N", "--dim: found 'N', expected NAME=SIZE"),
+        ("--dim N=1 --dim N=2", "--dim: found 'N' twice"),
+        ("--input x=1", "--input: found 'x=1', expected NAME=LOW:HIGH"),
+        ("--input x=1:1", "--input: found 'x': (1.0, 1.0), expected finite bounds"),
+        ("--carry a", "--carry: found 'a'"),
+        ("--session-option a", "--session-option: found 'a'"),
+        ("--max-drop top1", "--max-drop: found 'top1', expected METRIC=X"),
+        ("--max-drop top1=x", "--max-drop top1: found 'x'"),
+        ("--max-drop top1=1 --max-drop top1=2", "--max-drop: found 'top1' twice"),
+        ("--max-size-ratio 0", "--max-size-ratio: found 0.0, expected a ratio above 0"),
+        ("--limit 3", "--limit is for inputs of --data, which is not given"),
+        ("--data d --samples 2", "--samples is for random inputs, and --data is given"),
+        ("--junit -", "--junit '-': would be a file of this name"),
+        ("--junit j --json j", "--json j: is the same file as that of --junit"),
+        ("--data d --junit d", "--junit d: is the same file as that of --data"),
+    ],
+)
+def test_measuring_that_cannot_be_done_is_refused_before_any_work(
+    api: FakeApi, arguments: str, message: str
+) -> None:
+    result = run("validate", "a.onnx", "b.onnx", *arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {message}")
+    assert api.calls == []
 
 
 @pytest.mark.parametrize(
@@ -328,15 +392,27 @@ def test_a_bug_ends_with_1_and_its_trace(api: FakeApi) -> None:
 
 
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
-def test_a_failed_validation_ends_with_6_and_names_the_output(
+def test_a_failed_validation_ends_with_6_and_names_each_gate(
     api: FakeApi, quiet: list[str], tmp_path: Path
 ) -> None:
-    api.validated = reports.INVALID
-    result = run("validate", "a", "b", "--json", "r.json", *quiet)
+    failures = ("output 'y': shape [3] instead of [2]", "--max-drop top1=1%: it fell")
+    api.validated = dataclasses.replace(reports.INVALID, failures=failures)
+    result = run("validate", "a", "b", "--json", "r.json", "--junit", "j.xml", *quiet)
     assert result.exit_code == 6
-    shown = result.stderr if quiet else result.stdout
-    assert "output 'y': shape [3] instead of [2]" in shown
-    assert report.from_json(json.loads((tmp_path / "r.json").read_text())) == reports.INVALID
+    assert result.stderr == "".join(f"error: {failure}\n" for failure in failures)
+    assert ("failed: output 'y': shape" in result.stdout) is (not quiet)
+    assert report.from_json(json.loads((tmp_path / "r.json").read_text())) == api.validated
+    suites = junitparser.JUnitXml.fromfile(str(tmp_path / "j.xml"))
+    assert (suites.tests, suites.failures) == (1, 1)
+
+
+def test_junit_of_what_passed_has_no_failure(api: FakeApi, tmp_path: Path) -> None:
+    assert run("validate", "a", "b", "--junit", "j.xml", "-q").exit_code == 0
+    suites = junitparser.JUnitXml.fromfile(str(tmp_path / "j.xml"))
+    assert (suites.tests, suites.failures) == (3, 0)
+    again = run("validate", "a", "b", "--junit", "j.xml", "-q")
+    assert again.exit_code == OutputError.exit_code
+    assert run("validate", "a", "b", "--junit", "j.xml", "-q", "--force").exit_code == 0
 
 
 def test_a_conversion_that_breaks_an_output_ends_with_6(api: FakeApi) -> None:

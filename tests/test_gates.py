@@ -11,6 +11,7 @@ from onnxq.checks import Check
 from onnxq.errors import OptionError
 from onnxq.gates import Drop, Gates, make_gates
 from onnxq.measurements import Estimate, GateRow, MetricRow
+from onnxq.metrics import resolve
 from tests import reports
 
 SKIPPED = Check(status="skipped", reason="x: cannot be run", samples=1)
@@ -151,10 +152,12 @@ def test_a_metric_that_is_not_measured_is_refused() -> None:
     with pytest.raises(OptionError, match=r"--max-drop f1@y: is not measured; measured are top1@y"):
         judged(limits, reports.TOP1)
     with pytest.raises(OptionError, match="add --metric f1@y, or gate one of snr, top1@y"):
-        gates.check_drops(limits, ["snr", "top1@y"])
-    gates.check_drops(limits, ["f1"])
-    gates.check_drops(limits, ["f1@y"])
-    gates.check_drops(make_gates(max_drop={"f1": 0.1}), ["f1@y"])
+        gates.check_drops(limits, resolve(["snr", "top1@y"]))
+    gates.check_drops(limits, resolve(["f1"]))
+    gates.check_drops(limits, resolve(["f1@y"]))
+    gates.check_drops(make_gates(max_drop={"f1": 0.1}), resolve(["f1@y"]))
+    with pytest.raises(OptionError, match="infinite of REF itself"):
+        gates.check_drops(make_gates(max_drop={"snr@y": 0.1}), resolve(["snr"]))
 
 
 def test_ratios_are_candidate_through_reference() -> None:

@@ -96,7 +96,7 @@ def test_equal_outputs_are_said_to_be_equal() -> None:
     assert "outputs are equal (2 random samples)" in text_of(made)
 
 
-NOT_EXERCISED = "these random inputs do not exercise the weights; validate with --inputs"
+NOT_EXERCISED = "these random inputs do not exercise the weights; validate with --data"
 
 
 def with_ratio(snr_db: float | None) -> Check:
@@ -112,13 +112,14 @@ def test_outputs_that_tell_nothing_of_the_weights_are_said_to(
     assert (NOT_EXERCISED in text_of(made)) is is_told
     exact = dataclasses.replace(made, tensors=reports.TENSORS[2:])
     assert (NOT_EXERCISED in text_of(exact)) is False
-    validated = dataclasses.replace(reports.VALIDATED, check=with_ratio(snr_db))
+    random = dataclasses.replace(reports.DATA, kind="random", path=None)
+    validated = dataclasses.replace(reports.VALIDATED, check=with_ratio(snr_db), data=random)
     assert ("below 0 dB" in text_of(validated)) is (snr_db == -3.0)
 
 
 def test_without_a_gate_nothing_is_said_to_have_passed() -> None:
-    text = text_of(dataclasses.replace(reports.VALIDATED, min_snr=None))
-    assert "compared (1 sample)" in text
+    text = text_of(dataclasses.replace(reports.VALIDATED, min_snr=None, gates=()))
+    assert "compared (200 samples" in text
     assert row_of(text, "y")[-1] == "compared"
     assert "passed" not in text
     assert row_of(text_of(reports.VALIDATED), "y")[-1] == "ok"
@@ -191,9 +192,9 @@ def test_restore_counts_what_was_decoded() -> None:
 
 
 def test_validate_names_the_failing_outputs() -> None:
-    assert "passed (1 sample, at least 20 dB asked for)" in text_of(reports.VALIDATED)
+    assert "passed (200 samples of 1,000 of val.npz, 1 gate)" in text_of(reports.VALIDATED)
     text = text_of(reports.INVALID)
-    assert "FAILED (1 sample)" in text
+    assert "FAILED (1 random sample)" in text
     assert "failed: output 'y': shape [3] instead of [2]" in text
 
 

@@ -1,0 +1,189 @@
+"""The steps of a validation: what is measured in which order, and what is judged.
+
+Owns the order of work, so that whatever is wrong with options, data or the reference shows before
+anything long is done, and the report. What each step does belongs to the modules below.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnxq import gates, measure_setup, metrics, model, profiling, runtime, sources, summary
+from onnxq.batches import Dataset
+from onnxq.checks import Check
+from onnxq.drawn_data import GivenData
+from onnxq.errors import InputError, OptionError, UnsupportedError
+from onnxq.evaluation import Evaluation, evaluate
+from onnxq.gates import Gates
+from onnxq.graphs import Document
+from onnxq.measure_options import MeasureOptions
+from onnxq.measurements import DataUsed, LayerRow, Performance
+from onnxq.metrics import Metric
+from onnxq.reference_runs import Carried, ReferenceRuns
+from onnxq.report import FileSize, ValidateReport
+from onnxq.runtime import Session
+from onnxq.session_settings import SessionSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateRequest:
+    """Hold what a validation is asked to do.
+
+    Attributes:
+        reference: The model that is right by definition.
+        candidate: The model to judge.
+        options: What to measure on, and how.
+        gates: What the candidate must keep.
+        inputs: Inputs of a single run, as they are, in the place of data.
+    """
+
+    reference: Document
+    candidate: Document
+    options: MeasureOptions = field(default_factory=MeasureOptions)
+    gates: Gates = field(default_factory=Gates)
+    inputs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setup:
+    """Hold what both models are run on and how."""
+
+    data: Dataset
+    feeds: Mapping[str, Any]
+    """Inputs of the first batch, for times and memory."""
+    settings: SessionSettings
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...]
+
+
+def check_options(options: MeasureOptions, limits: Gates, *, has_inputs: bool) -> None:
+    """Check what options, gates and inputs mean together, before a file is touched.
+
+    Raises:
+        OptionError: they contradict each other, or a metric is unknown.
+        MissingDependencyError: a metric needs a package that is not installed.
+    """
+    if has_inputs:
+        given = {
+            "--data": options.data is not None,
+            "--samples": options.samples != 1,
+            "--dim": bool(options.dims),
+            "--input": bool(options.ranges),
+        }
+        for option in (option for option, is_given in given.items() if is_given):
+            raise OptionError(f"{option} and --inputs exclude each other; give one")
+    if limits.max_latency_ratio is not None and not options.performance:
+        raise OptionError("--max-latency-ratio needs times; leave out --no-performance")
+    chosen = metrics.resolve(options.metrics)
+    if chosen:
+        gates.check_drops(limits, chosen)
+
+
+def validate(request: ValidateRequest) -> ValidateReport:
+    """Measure both models and judge the candidate.
+
+    Raises:
+        OptionError: an option does not fit the model or the data.
+        InputError: a model or the data cannot be read, or they do not fit each other.
+        UnsupportedError: onnxruntime cannot run the reference on data that were given.
+        ValidationError: the reference runs and the candidate does not, or lacks an output.
+        MissingDependencyError: the data or a metric need a package that is not installed.
+    """
+    started = time.monotonic()
+    options = request.options
+    check_options(options, request.gates, has_inputs=request.inputs is not None)
+    sizes = [model.total_bytes(item) for item in (request.reference, request.candidate)]
+    evaluation, performance, notes = _measured(request)
+    layers = _layers(request) if options.layers and evaluation.check.status == "ok" else ()
+    check, rows = evaluation.check, evaluation.metrics
+    judged = gates.judge(request.gates, check, rows, performance, (sizes[0], sizes[1]))
+    failures = gates.failures(check, judged)
+    return ValidateReport(
+        reference=FileSize(path=sources.name_of(request.reference), file_bytes=sizes[0]),
+        candidate=FileSize(path=sources.name_of(request.candidate), file_bytes=sizes[1]),
+        data=evaluation.data if check.status != "skipped" else None,
+        check=check,
+        metrics=rows,
+        performance=performance,
+        layers=layers,
+        gates=judged,
+        min_snr=request.gates.min_snr,
+        passed=not failures,
+        failures=failures,
+        notes=notes,
+        options=options.to_json(),
+        versions=summary.versions(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _measured(
+    request: ValidateRequest,
+) -> tuple[Evaluation, Performance | None, tuple[str, ...]]:
+    """Return differences and metrics, times and memory if they are asked for, and notes."""
+    options = request.options
+    source, candidate = map(sources.runnable, (request.reference, request.candidate))
+    try:
+        setup = _set_up(request, source)
+    except (InputError, UnsupportedError) as err:
+        if request.inputs is not None or options.data is not None:
+            raise
+        return _skipped(str(err), options.samples), None, ()
+    with ReferenceRuns(source, setup.data, setup.settings, carry=options.carry) as reference:
+        own = replace(setup.settings, is_packed=options.is_packed)
+        evaluation = evaluate(reference, candidate, setup.metrics, own)
+    performance = None
+    if options.performance and evaluation.check.status != "skipped":
+        performance = profiling.measure(
+            source, candidate, setup.feeds, setup.settings, is_candidate_packed=options.is_packed
+        )
+    return evaluation, performance, setup.notes
+
+
+def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
+    """Open the reference for as long as it takes to see what it can be run on."""
+    options = request.options
+    settings = measure_setup.session_settings(options, is_packed=False)
+    session = runtime.open_session(source, settings)
+    data: Dataset
+    if request.inputs is None:
+        data = measure_setup.open_data(request.reference, session, options)
+    else:
+        data = GivenData([request.inputs])
+    names = options.metrics or metrics.default_names(session.output_specs, data.truths)
+    chosen = metrics.resolve(names)
+    gates.check_drops(request.gates, chosen)
+    return _Setup(
+        data=data,
+        feeds=_first_feeds(session, data, options),
+        settings=settings,
+        metrics=chosen,
+        notes=_notes(session, options),
+    )
+
+
+def _first_feeds(session: Session, data: Dataset, options: MeasureOptions) -> Mapping[str, Any]:
+    """Return what a first run is fed, carried state included."""
+    for batch in data.batches():
+        return Carried(session, options.carry).feeds(batch)
+    raise InputError(f"{data.path or data.kind}: holds no samples, expected at least one")
+
+
+def _notes(session: Session, options: MeasureOptions) -> tuple[str, ...]:
+    if options.provider != "auto":
+        return ()
+    return (f"the models ran on {session.provider.removesuffix('ExecutionProvider')}",)
+
+
+def _skipped(reason: str, samples: int) -> Evaluation:
+    check = Check(status="skipped", reason=reason, samples=samples)
+    return Evaluation(check=check, metrics=(), data=DataUsed(kind="random", samples=0))
+
+
+def _layers(request: ValidateRequest) -> tuple[LayerRow, ...]:
+    """Return the encoded tensors, those that hurt the outputs most first."""
+    raise UnsupportedError("--layers: is not there yet")
