@@ -43,6 +43,7 @@ class Cut:
         bound: No cut with the number of runs asked for costs less, up to rounding.
         penalty: Penalty per run of the last step; 0 if none was needed.
         steps: Penalties tried.
+        slack: What `bound` has lost to windows that did not settle by themselves.
     """
 
     edges: Edges
@@ -51,6 +52,7 @@ class Cut:
     bound: float
     penalty: float
     steps: int
+    slack: float = 0.0
 
 
 def solve(points: Spectrum | Stream, k: int, tolerance: float = 1e-12) -> Cut:
@@ -117,6 +119,16 @@ class _Paths:
         kernel(runs, penalty, self._best, self._parent, self._queue)
         return self._parent
 
+    def settled(self, stop: int) -> tuple[int, float]:
+        """Return a stop to pass although a cut need not, and the most that this may cost.
+
+        The cheapest cut has an edge between the stop's parent and the stop. From there on it is no
+        cheaper than from the stop on, up to there than up to the parent.
+        """
+        trail = _trail(self._parent, stop)
+        at = int(trail[(trail.size - 1) // 2])
+        return at, float(self._best[at] - self._best[self._parent[at]])
+
 
 def _trail(parents: Any, at: int) -> Edges:
     """Return the edges of the cheapest cut up to the stop `at`."""
@@ -172,29 +184,39 @@ class _Streamed:
 
     def cut(self, penalty: float, k: int, steps: int) -> Cut:
         """Return the cheapest cut at a penalty, with the bound that it proves for k runs."""
-        found, cost, start = [np.zeros(1, np.int64)], 0.0, 0
+        found, cost, slack, start = [np.zeros(1, np.int64)], 0.0, 0.0, 0
         want = self.points.length
         while start < self.points.size:
-            edges, part_cost = self._lead(start, want, penalty)
+            edges, part_cost, part_slack = self._lead(start, want, penalty)
             want *= 2
             if edges.size > 1:
                 found.append(edges[1:])
-                cost, start, want = cost + part_cost, int(edges[-1]), self.points.length
+                cost, slack = cost + part_cost, slack + part_slack
+                start, want = int(edges[-1]), self.points.length
         edges = np.concatenate(found)
         runs = edges.size - 1
-        bound = cost + penalty * (runs - k)
-        return Cut(edges=edges, runs=runs, cost=cost, bound=bound, penalty=penalty, steps=steps)
+        return Cut(
+            edges=edges,
+            runs=runs,
+            cost=cost,
+            bound=cost + penalty * (runs - k) - slack,
+            penalty=penalty,
+            steps=steps,
+            slack=slack,
+        )
 
-    def _lead(self, start: int, want: int, penalty: float) -> tuple[Edges, float]:
-        """Return the edges from `start` on that are final within a window, and what they cost."""
+    def _lead(self, start: int, want: int, penalty: float) -> tuple[Edges, float, float]:
+        """Return the edges from `start` on that a window settles, their cost and the slack."""
         part = self.points.window(start, want)
         points = part.points
         parents = self._paths.parents(self._paths.runs(points), penalty)
-        at = points.positions.size
+        at, slack = points.positions.size, 0.0
         if part.slots[-1] < self.points.size:
-            at = _meeting(parents, at)
+            end, at = at, _meeting(parents, at)
+            if at == 0 and want >= self.points.longest:
+                at, slack = self._paths.settled(end)
         edges = _trail(parents, at)
-        return part.slots[edges], points.cost(edges)
+        return part.slots[edges], points.cost(edges), slack
 
 
 def _meeting(parents: Any, stop: int) -> int:
@@ -217,13 +239,13 @@ def _search(
 ) -> Cut:
     """Narrow the cuts with fewer and more runs down to k, or to neighbours that can be joined."""
     few, many = ends
-    bound = 0.0
+    bound = goal = 0.0
     for step in range(1, _STEPS + 1):
         slope = (few.cost - many.cost) / (many.runs - few.runs)
         is_slope = not many.penalty < penalty < few.penalty or step > _POWER_STEPS
         penalty = slope if is_slope else penalty
         cut = solver.cut(penalty, k, step)
-        bound = max(bound, cut.bound)
+        bound, goal = max(bound, cut.bound), max(goal, cut.bound + cut.slack)
         if cut.runs == k:
             few = many = cut
             break
@@ -235,7 +257,7 @@ def _search(
         if is_stuck or step == _STEPS:
             break
         is_close = few.steps and many.steps and (many.runs - few.runs) * 256 <= k
-        if is_close and solver.points.cost(_join(few, many.edges, k)) <= bound * (1 + tolerance):
+        if is_close and solver.points.cost(_join(few, many.edges, k)) <= goal * (1 + tolerance):
             break
         penalty = _next_penalty(few, many, cut, k)
     edges = few.edges
@@ -250,8 +272,11 @@ def _search(
 def _next_penalty(few: Cut, many: Cut, cut: Cut, k: int) -> float:
     """Return the next penalty: a power law through the known cuts, or 0 to ask for the slope."""
     if not few.steps or not many.steps:
-        # Fine quantisation: cost ~ 1 / k**2, so penalty ~ 1 / k**3.
-        return cut.penalty * (cut.runs / k) ** 3
+        # Fine quantisation: cost ~ 1 / k**2, so penalty ~ 1 / k**3. Where that does not lead to
+        # the other side of k, go further and further.
+        ratio = cut.runs / k
+        further = 3 * (2 ** (cut.steps - 1) - 1)
+        return float(cut.penalty * ratio**3 * min(max(ratio, 0.5), 2.0) ** further)
     if many.runs - few.runs <= 3:
         return 0.0
     share = math.log(k / few.runs) / math.log(many.runs / few.runs)

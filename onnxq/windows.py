@@ -52,6 +52,7 @@ class Stream(ABC):
         origin: Value of position 0.
         scale: Value of one step of 1; a power of two.
         length: Positions of a window, about.
+        longest: Positions of a window, about, that is not made longer if it can be helped.
     """
 
     length = WINDOW
@@ -61,6 +62,8 @@ class Stream(ABC):
     ) -> None:
         self.size, self.ends, self.origin, self.scale = size, ends, origin, scale
         self.count = 0
+        # 68 bytes each, so at most 1.4 bytes a value where there are many.
+        self.longest = max(2 * WINDOW, size // 48)
 
     @abstractmethod
     def part(self, start: int, stop: int) -> Part:
