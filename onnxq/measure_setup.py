@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from onnxq import metrics, runtime, sources
 from onnxq.batches import DataOptions, Dataset
@@ -71,6 +72,13 @@ def session_settings(options: MeasureOptions, *, is_packed: bool) -> SessionSett
         options=options.session_options,
         is_packed=is_packed,
     )
+
+
+def used_provider(options: MeasureOptions) -> Literal["cpu", "cuda"]:
+    """Return where models run: of "auto", what works here."""
+    if options.provider == "auto":
+        return "cuda" if runtime.cuda_works() else "cpu"
+    return options.provider
 
 
 def open_reference(

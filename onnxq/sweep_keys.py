@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxq import fingerprints, plugins, runtime, summary
+from onnxq import fingerprints, measure_setup, plugins, summary
 from onnxq.graphs import Document
 from onnxq.grid import GridPoint
 from onnxq.measure_options import MeasureOptions
@@ -44,8 +44,7 @@ def _measure(measure: MeasureOptions) -> dict[str, Any]:
         record["data"] = fingerprints.of_data(measure.data)
     if measure.preprocess is not None and os.path.isfile(measure.preprocess):
         record["preprocess"] = fingerprints.of_data(Path(measure.preprocess))
-    if measure.provider == "auto":
-        record["provider"] = "cuda" if runtime.cuda_works() else "cpu"
+    record["provider"] = measure_setup.used_provider(measure)
     record["metrics"] = [[name, _source(name)] for name in measure.metrics]
     return {name: value for name, value in record.items() if name not in _NO_PART}
 

@@ -19,7 +19,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from onnxq import conversion, memory, model, recognise, sources, summary, sweep_keys
+from onnxq import (
+    conversion,
+    measure_setup,
+    memory,
+    model,
+    recognise,
+    sources,
+    summary,
+    sweep_keys,
+)
 from onnxq.commands import convert_command
 from onnxq.errors import MissingDependencyError, OnnxqError, OptionError, UnsupportedError
 from onnxq.graphs import Document
@@ -150,10 +159,10 @@ def sweep(
             data=work.data(wanted),
             points=tuple(work.point(key, point) for key, point in wanted.items()),
             reused=len(wanted) - len(missing),
-            notes=tuple(_notes(journal, request, at_once, len(missing))),
+            notes=(*_notes(journal, request, at_once, len(missing)), *work.notes(wanted)),
             options=_options(request, points),
             versions=summary.versions(),
-            environment=_environment(),
+            environment=_environment(request.measure),
             command_line=request.command_line,
             seconds=time.monotonic() - started,
         )
@@ -283,6 +292,14 @@ class _Work:
         """Return what the finished points were measured on."""
         return next(entry.data for entry in map(self._journal.get, wanted) if entry is not None)
 
+    def notes(self, wanted: Mapping[str, GridPoint]) -> Iterator[str]:
+        """Yield why nothing is known of the outputs, if nothing is."""
+        for entry in filter(None, map(self._journal.get, wanted)):
+            check = entry.point.check
+            if check is not None and check.status == "skipped":
+                yield f"outputs not compared: {check.reason}"
+                return
+
     def point(self, key: str, point: GridPoint) -> WorkingPoint:
         """Return a point with its figures or its error, named as in this sweep."""
         entry = self._journal.get(key)
@@ -335,8 +352,9 @@ def _options(request: SweepRequest, points: Sequence[GridPoint]) -> dict[str, An
     return {**values, **measure}
 
 
-def _environment() -> dict[str, str]:
+def _environment(measure: MeasureOptions) -> dict[str, str]:
     return {
+        "provider": measure_setup.used_provider(measure),
         "system": platform.platform(),
         "machine": platform.machine(),
         "processors": str(os.cpu_count() or 1),

@@ -336,6 +336,7 @@ def test_the_report_says_what_was_asked_for_and_where(path: Path) -> None:
     assert report.options["min_elements"] == [3]
     assert report.options["samples"] == 1
     assert {"system", "machine", "processors", "python"} <= report.environment.keys()
+    assert report.environment["provider"] == "cpu"
     assert load_report(report.to_json()) == report
 
 
@@ -380,3 +381,21 @@ def test_data_that_do_not_fit_end_a_sweep_before_its_first_point(
     with pytest.raises(InputError, match=r"other\.npz"):
         sweep(path, SweepRequest(measure=measure), sweeping.Tools(convert=count))
     assert made == []
+
+
+def test_a_model_that_cannot_be_run_has_sizes_alone(path: Path) -> None:
+    custom = onnx.load(path)
+    custom.opset_import.add(domain="unheard.of", version=1)
+    custom.graph.node.add(
+        op_type="Unheard",
+        domain="unheard.of",
+        input=[custom.graph.node[-1].output[0]],
+        output=["z"],
+    )
+    onnx.save(custom, path)
+    report = sweep(path, SweepRequest(bits="2-3"), sweeping.Tools(convert=convert))
+    assert [point.metrics for point in report.points] == [(), ()]
+    assert all(point.file_bytes for point in report.points)
+    assert len(report.notes) == 1
+    assert "outputs not compared" in report.notes[0]
+    assert "Unheard" in report.notes[0]
