@@ -128,11 +128,9 @@ def _read_roles(path: Path, inputs: Sequence[InputSpec], options: DataOptions) -
         if roles["items"]:
             batch = _one_at_a_time(archive, roles["items"][0], options)
         for name, spec in specs.items():
-            shape = archive.heads[name].shape
-            if name in rows:
-                shape = (batch, *shape[1:]) if name in roles["batched"] else shape[1:]
-            if wrong := misfit(spec, archive.heads[name].dtype, shape):
-                raise InputError(f"{archive.where}: input {plain(name)!r}: {wrong}")
+            is_row = name in roles["items"]
+            size = batch if name in roles["batched"] else None
+            _check_fit(archive.heads[name], spec, archive.where, is_row=is_row, size=size)
         truths = _truths(archive, specs, samples)
         return _Roles(
             path=path,
@@ -142,6 +140,20 @@ def _read_roles(path: Path, inputs: Sequence[InputSpec], options: DataOptions) -
             is_item=is_item,
             heads=tuple(archive.heads[name] for name in (*specs, *truths)),
             **roles,
+        )
+
+
+def _check_fit(
+    head: ArrayHead, spec: InputSpec, where: str, *, is_row: bool, size: int | None
+) -> None:
+    """Check that what an array gives at a time fits: a row, `size` rows, or all of it."""
+    fed = head.shape[1:] if is_row else head.shape
+    if size is not None:
+        fed = (size, *head.shape[1:])
+    if misfit(spec, head.dtype, fed):
+        found = f"{head.dtype.name} {list(head.shape)}{', a feed in each row' * is_row}"
+        raise InputError(
+            f"{where}: input {plain(spec.name)!r}: found {found}, expected {describe(spec)}"
         )
 
 
@@ -261,9 +273,8 @@ def _truths(archive: Archive, specs: Mapping[str, InputSpec], samples: int) -> t
         if head.problem is None and head.shape[:1] == (samples,):
             found.append(name)
         elif name in LABELS:
-            what = head if head.problem is None else f"{name!r} {head.problem}"
             raise InputError(
-                f"{archive.where}: found array {what}, expected a row for each of the {samples} "
+                f"{archive.where}: found array {head}, expected a row for each of the {samples} "
                 "samples"
             )
     return tuple(found)
