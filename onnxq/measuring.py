@@ -12,7 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxq import gates, measure_setup, metrics, model, profiling, runtime, sources, summary
+from onnxq import (
+    effects,
+    gates,
+    measure_setup,
+    metrics,
+    model,
+    profiling,
+    runtime,
+    sources,
+    summary,
+)
 from onnxq.batches import Dataset
 from onnxq.checks import Check
 from onnxq.drawn_data import GivenData
@@ -27,6 +37,10 @@ from onnxq.reference_runs import Carried, ReferenceRuns
 from onnxq.report import FileSize, ValidateReport
 from onnxq.runtime import Session
 from onnxq.session_settings import SessionSettings
+from onnxq.watched_data import FirstSamples, Progress, Told, WatchedData
+
+LAYER_SAMPLES = 8
+"""Samples on which single tensors are tried, or those of the first batch if they are more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,7 @@ class ValidateRequest:
         options: What to measure on, and how.
         gates: What the candidate must keep.
         inputs: Inputs of a single run, as they are, in the place of data.
+        progress: Called with a MeasureEvent for each batch and tensor.
     """
 
     reference: Document
@@ -46,6 +61,17 @@ class ValidateRequest:
     options: MeasureOptions = field(default_factory=MeasureOptions)
     gates: Gates = field(default_factory=Gates)
     inputs: Mapping[str, Any] | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Hold what was measured."""
+
+    evaluation: Evaluation
+    performance: Performance | None = None
+    layers: tuple[LayerRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +84,7 @@ class _Setup:
     settings: SessionSettings
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
+    told: Told
 
 
 def check_options(options: MeasureOptions, limits: Gates, *, has_inputs: bool) -> None:
@@ -97,34 +124,31 @@ def validate(request: ValidateRequest) -> ValidateReport:
     options = request.options
     check_options(options, request.gates, has_inputs=request.inputs is not None)
     sizes = [model.total_bytes(item) for item in (request.reference, request.candidate)]
-    evaluation, performance, notes = _measured(request)
-    layers = _layers(request) if options.layers and evaluation.check.status == "ok" else ()
-    check, rows = evaluation.check, evaluation.metrics
+    found = _measured(request)
+    check, rows, performance = found.evaluation.check, found.evaluation.metrics, found.performance
     judged = gates.judge(request.gates, check, rows, performance, (sizes[0], sizes[1]))
     failures = gates.failures(check, judged)
     return ValidateReport(
         reference=FileSize(path=sources.name_of(request.reference), file_bytes=sizes[0]),
         candidate=FileSize(path=sources.name_of(request.candidate), file_bytes=sizes[1]),
-        data=evaluation.data if check.status != "skipped" else None,
+        data=found.evaluation.data if check.status != "skipped" else None,
         check=check,
         metrics=rows,
         performance=performance,
-        layers=layers,
+        layers=found.layers,
         gates=judged,
         min_snr=request.gates.min_snr,
         passed=not failures,
         failures=failures,
-        notes=notes,
+        notes=found.notes,
         options=options.to_json(),
         versions=summary.versions(),
         seconds=time.monotonic() - started,
     )
 
 
-def _measured(
-    request: ValidateRequest,
-) -> tuple[Evaluation, Performance | None, tuple[str, ...]]:
-    """Return differences and metrics, times and memory if they are asked for, and notes."""
+def _measured(request: ValidateRequest) -> _Found:
+    """Return differences and metrics, and what else is asked for."""
     options = request.options
     source, candidate = map(sources.runnable, (request.reference, request.candidate))
     try:
@@ -132,16 +156,22 @@ def _measured(
     except (InputError, UnsupportedError) as err:
         if request.inputs is not None or options.data is not None:
             raise
-        return _skipped(str(err), options.samples), None, ()
-    with ReferenceRuns(source, setup.data, setup.settings, carry=options.carry) as reference:
+        return _Found(evaluation=_skipped(str(err), options.samples))
+    watched = WatchedData(setup.data, setup.told, options.limit)
+    with ReferenceRuns(source, watched, setup.settings, carry=options.carry) as reference:
         own = replace(setup.settings, is_packed=options.is_packed)
         evaluation = evaluate(reference, candidate, setup.metrics, own)
+    if evaluation.check.status == "skipped":
+        return _Found(evaluation=evaluation, notes=setup.notes)
     performance = None
-    if options.performance and evaluation.check.status != "skipped":
+    if options.performance:
+        setup.told.stage("timing")
         performance = profiling.measure(
             source, candidate, setup.feeds, setup.settings, is_candidate_packed=options.is_packed
         )
-    return evaluation, performance, setup.notes
+    # Comes last, since it exchanges tensors in the reference.
+    layers = _layers(request, setup) if options.layers else ()
+    return _Found(evaluation=evaluation, performance=performance, layers=layers, notes=setup.notes)
 
 
 def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
@@ -163,6 +193,7 @@ def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
         settings=settings,
         metrics=chosen,
         notes=_notes(session, options),
+        told=Told(request.progress),
     )
 
 
@@ -184,6 +215,11 @@ def _skipped(reason: str, samples: int) -> Evaluation:
     return Evaluation(check=check, metrics=(), data=DataUsed(kind="random", samples=0))
 
 
-def _layers(request: ValidateRequest) -> tuple[LayerRow, ...]:
+def _layers(request: ValidateRequest, setup: _Setup) -> tuple[LayerRow, ...]:
     """Return the encoded tensors, those that hurt the outputs most first."""
-    raise UnsupportedError("--layers: is not there yet")
+    source = sources.runnable(request.reference)
+    few = FirstSamples(setup.data, LAYER_SAMPLES)
+    with ReferenceRuns(source, few, setup.settings, carry=request.options.carry) as runs:
+        return effects.rank_layers(
+            request.reference, request.candidate, runs, setup.told.tensor_done
+        )

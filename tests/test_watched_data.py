@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxq.drawn_data import GivenData
+from onnxq.watched_data import FirstSamples, MeasureEvent, Told, WatchedData
+
+
+def data(*samples: int) -> GivenData:
+    return GivenData([{"x": np.zeros((count, 3), np.float32)} for count in samples])
+
+
+def test_the_first_walk_is_the_reference_and_all_others_the_candidate() -> None:
+    events: list[MeasureEvent] = []
+    watched = WatchedData(data(2, 3), Told(events.append))
+    for _ in range(3):
+        assert [batch.samples for batch in watched.batches()] == [2, 3]
+    assert [(event.stage, event.done, event.total) for event in events] == [
+        ("reference", 0, 5),
+        ("reference", 2, 5),
+        ("reference", 5, 5),
+        *[("candidate", 0, 5), ("candidate", 2, 5), ("candidate", 5, 5)] * 2,
+    ]
+
+
+@pytest.mark.parametrize(("limit", "total"), [(None, 5), (4, 4), (9, 5)])
+def test_the_total_is_what_will_be_read(limit: int | None, total: int) -> None:
+    events: list[MeasureEvent] = []
+    list(WatchedData(data(2, 3), Told(events.append), limit).batches())
+    assert events[0].total == total
+
+
+def test_nobody_needs_to_be_told() -> None:
+    told = Told(None)
+    told.stage("timing")
+    told.tensor_done("w", 1, 2)
+    assert len(list(WatchedData(data(1), told).batches())) == 1
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 20))
+def test_the_first_samples_are_whole_batches(sizes: list[int], wanted: int) -> None:
+    first = [batch.samples for batch in FirstSamples(data(*sizes), wanted).batches()]
+    assert first == sizes[: len(first)]
+    assert sum(first[:-1]) < wanted
+    assert sum(first) >= wanted or first == sizes
+
+
+def test_the_data_are_described_as_they_are() -> None:
+    inner = data(4)
+    for seen in (WatchedData(inner, Told(None)), FirstSamples(inner, 1)):
+        assert (seen.kind, seen.path, seen.truths) == ("inputs", None, ())
+        assert (seen.available, seen.classes) == (4, None)
