@@ -173,7 +173,9 @@ def _dot(entry: Entry, position: int, measure: Measure, size: str, scale: float)
     if entry.point.error is not None:
         return one_line(entry.point.error)
     row, place = reading(entry, measure.label), size_of(entry, size)
-    if row is None or place is None:
+    if row is None:
+        return _why_unmeasured(entry)
+    if place is None:
         return ""
     value = finite(row.candidate.value)
     if value is None:
@@ -186,6 +188,13 @@ def _dot(entry: Entry, position: int, measure: Measure, size: str, scale: float)
         low=finite(row.candidate.low),
         high=finite(row.candidate.high),
     )
+
+
+def _why_unmeasured(entry: Entry) -> str:
+    check = entry.point.check
+    if check is None or check.status == "ok":
+        return ""
+    return one_line(check.reason or "the outputs cannot be compared")
 
 
 def _fronts(

@@ -31,8 +31,8 @@ _TITLES = {
     "cosine": "Cosine similarity of the outputs",
     "max-abs": "Largest absolute difference",
     "mean-abs": "Mean absolute difference",
-    "top1-agreement": "Top-1 agreement with the float model",
-    "top5-agreement": "Top-5 agreement with the float model",
+    "top1-agreement": "Top-1 agreement with float",
+    "top5-agreement": "Top-5 agreement with float",
     "top1": "Top-1 accuracy",
     "top5": "Top-5 accuracy",
     "f1": "F1 score",
@@ -104,7 +104,10 @@ def original(report: DrawnReport) -> FileSize:
 
 
 def measures(shown: Sequence[Entry]) -> tuple[Measure, ...]:
-    """Return what can be drawn upwards, those of a task first, then by first appearance."""
+    """Return what can be drawn upwards, those of a task first, then by first appearance.
+
+    The SNR of a single output is that of the worst one, which every check has: they are one.
+    """
     found: dict[str, tuple[bool, Measure]] = {}
     outputs = {row.output for entry in shown for row in entry.point.metrics}
     for entry in shown:
@@ -113,12 +116,11 @@ def measures(shown: Sequence[Entry]) -> tuple[Measure, ...]:
             measure = Measure(
                 label=plain(row.label), title=title, better=row.better, unit=plain(row.unit)
             )
-            found.setdefault(row.label, (row.kind == "fidelity", measure))
-    if not any(row.name == SNR for entry in shown for row in entry.point.metrics):
-        known = [entry.point.check for entry in shown if entry.point.check is not None]
-        if any(check.status == "ok" for check in known):
-            worst = Measure(label=SNR, title="Output SNR, worst output", better="higher", unit="dB")
-            found[SNR] = (True, worst)
+            if row.name != SNR or len(_snr_rows(entry)) > 1:
+                found.setdefault(row.label, (row.kind == "fidelity", measure))
+    if any(reading(entry, SNR) is not None for entry in shown):
+        worst = Measure(label=SNR, title="Output SNR, worst output", better="higher", unit="dB")
+        found[SNR] = (True, worst)
     return tuple(measure for _, measure in sorted(found.values(), key=lambda item: item[0]))
 
 
@@ -128,16 +130,19 @@ def choose_measure(shown: Sequence[Entry], label: str | None) -> Measure:
     Raises:
         OptionError: nothing was measured, or nothing of that name.
     """
-    known = measures(shown)
+    known = {measure.label: measure for measure in measures(shown)}
     if not known:
         raise OptionError("found no measured figure to draw; run with --check 1 or with --data")
     if label is None:
-        return known[0]
-    for measure in known:
-        if label in (measure.label, measure.label.partition("@")[0]):
+        return next(iter(known.values()))
+    if label in known:
+        return known[label]
+    if any(plain(row.label) == label for entry in shown for row in _snr_rows(entry)):
+        return known[SNR]
+    for measure in known.values():
+        if label == measure.label.partition("@")[0]:
             return measure
-    labels = ", ".join(measure.label for measure in known)
-    raise OptionError(f"metric {label!r} was not measured; expected one of {labels}")
+    raise OptionError(f"metric {label!r} was not measured; expected one of {', '.join(known)}")
 
 
 def full_label(shown: Sequence[Entry], entry: Entry) -> str:
@@ -164,11 +169,24 @@ def size_text(size: float | None) -> str:
 
 def reading(entry: Entry, label: str) -> MetricRow | None:
     """Return the figures of an entry under a measure's label; None where it was not measured."""
-    for row in entry.point.metrics:
-        if plain(row.label) == label:
-            return row
+    if label == SNR:
+        return min(_snr_rows(entry), key=_rank, default=_checked(entry))
+    return next((row for row in entry.point.metrics if plain(row.label) == label), None)
+
+
+def _snr_rows(entry: Entry) -> list[MetricRow]:
+    return [row for row in entry.point.metrics if row.name == SNR]
+
+
+def _rank(row: MetricRow) -> float:
+    value = finite(row.candidate.value)
+    return value if value is not None else math.inf if row.is_equal else -math.inf
+
+
+def _checked(entry: Entry) -> MetricRow | None:
+    """Return the SNR of an entry's check as a metric."""
     check = entry.point.check
-    if label != SNR or check is None or check.status != "ok":
+    if check is None or check.status != "ok":
         return None
     return MetricRow(
         name=SNR,

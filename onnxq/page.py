@@ -23,7 +23,7 @@ from onnxq.errors import MissingDependencyError
 from onnxq.figures import Chart
 from onnxq.measurements import DataUsed
 from onnxq.overlay import DrawnReport, Entry, Measure, size_text
-from onnxq.page_tables import Table, estimate_text, tensor_name
+from onnxq.page_tables import Table, estimate_text, tensor_name, without_blanks
 from onnxq.plaintext import one_line, plain
 from onnxq.report import AnyReport, FileSize, Report, TensorRow, ValidateReport
 from onnxq.working_points import SweepReport
@@ -135,10 +135,12 @@ def _content(reports: Sequence[DrawnReport], shown: Sequence[Entry]) -> dict[str
         "title": ", ".join(models),
         "kinds": sorted({_TITLES[report.command] for report in reports}),
         "version": next((plain(report.versions.get("onnxq", "")) for report in reports), ""),
-        "measures": known,
+        "measures": known if len(shown) > 1 else (),
         "sizes": _sizes(shown),
         "size": figures.default_size(shown),
-        "points": page_tables.points_table(shown, known[0] if known else None),
+        "points": without_blanks(
+            page_tables.points_table(shown, known[0] if len(shown) > 1 and known else None)
+        ),
         "ledger": page_tables.ledger_table(shown),
         "entries": [
             {
@@ -190,7 +192,7 @@ def _validation(report: ValidateReport) -> dict[str, Any]:
         "passed": report.passed,
         "failures": [one_line(line) for line in report.failures],
         "reason": one_line(report.check.reason or ""),
-        "tables": tables,
+        "tables": [without_blanks(table) for table in tables],
         "layers": page_tables.layers_table(report.layers) if report.layers else None,
     }
 
@@ -337,7 +339,13 @@ def _chart(chart: Chart) -> dict[str, Any]:
             for series in chart.series
         ],
         "floats": [
-            {"name": line.name, "model": line.model, "value": line.value}
+            {
+                "name": line.name,
+                "model": line.model,
+                "value": line.value,
+                "low": line.low,
+                "high": line.high,
+            }
             for line in chart.float_lines
         ],
         "undrawn": list(chart.undrawn),

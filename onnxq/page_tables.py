@@ -6,6 +6,7 @@ escapes it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,20 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
+def without_blanks(table: Table) -> Table:
+    """Return a table without the columns in which no cell says anything."""
+    kept = [
+        position
+        for position in range(len(table.columns))
+        if position == 0 or any(row[position].text not in ("", "-") for row in table.rows)
+    ]
+    return dataclasses.replace(
+        table,
+        columns=tuple(table.columns[position] for position in kept),
+        rows=tuple(tuple(row[position] for position in kept) for row in table.rows),
+    )
+
+
 def points_table(shown: Sequence[Entry], measure: Measure | None) -> Table:
     """Return the working points with all that was measured; the front is that of `measure`."""
     front = _front(shown, measure)
@@ -67,7 +82,7 @@ def points_table(shown: Sequence[Entry], measure: Measure | None) -> Table:
     for known in overlay.measures(shown):
         columns += _measure_columns(shown, known)
     if measure is not None:
-        columns.append((_text("On the front"), lambda i, _: _front_cell(i in front)))
+        columns.append((_text("Pareto front"), lambda i, _: _front_cell(i in front)))
     if any(entry.point.error for entry in shown):
         columns.append((_text("Error"), lambda _, entry: _words(entry.point.error or "")))
     return Table(
@@ -118,9 +133,11 @@ def metrics_table(rows: Sequence[MetricRow]) -> Table:
 
 def outputs_table(report: ValidateReport) -> Table:
     """Return the differences of each output."""
+    count = report.check.samples
+    samples = "1 sample" if count == 1 else f"{count:,} samples"
     return Table(
         name="outputs",
-        caption=f"Differences of the outputs over {report.check.samples} samples",
+        caption=f"Differences of the outputs over {samples}",
         columns=(
             _text("Output"),
             Column(title="SNR (dB)"),
@@ -184,10 +201,12 @@ def performance_table(found: Performance) -> Table:
         ("Memory to load", ours.load_peak_bytes, theirs.load_peak_bytes, found.load_memory_ratio),
         ("Memory to run", ours.run_peak_bytes, theirs.run_peak_bytes, found.run_memory_ratio),
     ]
+    threads = f"{found.threads} threads, " if found.threads else ""
     mode = "weights kept packed" if found.is_packed else "weights decoded at load"
+    settings = f"{plain(found.provider)}, {threads}{mode}"
     return Table(
         name="performance",
-        caption=f"Times and memory: {plain(found.provider)}, {mode}, {ours.runs} runs in turns",
+        caption=f"Times and memory: {settings}, {ours.runs} runs in turns",
         columns=(
             _text("Figure"),
             Column(title="Float"),
@@ -282,7 +301,7 @@ def _measure_columns(
     ]
     rows = [overlay.reading(entry, known.label) for entry in shown]
     if any(row is not None and row.reference is not None for row in rows):
-        title = Column(title=f"{known.title}: difference from float")
+        title = Column(title=f"Change of {known.title}")
         columns.append((title, lambda _, entry: _change(overlay.reading(entry, known.label))))
     return columns
 

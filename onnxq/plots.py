@@ -6,6 +6,7 @@ Owns the look of a picture for print and slides; the data is `figures`'. Needs t
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from onnxq.overlay import Entry
 from onnxq.report import AnyReport
 from onnxq.working_points import SweepReport
 
-COLOURS = ("#0072b2", "#c04d00", "#00795a", "#a23b78", "#7a5c00", "#4a4a4a")
+COLOURS = ("#1676d1", "#c35216", "#235a41", "#9c2084", "#553b01", "#1f1f1f")
 """Colours of series, of at least 4.5 : 1 against white, apart for colour-blind readers too."""
 _MARKERS = "osD^vP"
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
@@ -87,14 +88,15 @@ def draw(shown: Sequence[Entry], chart: Chart, kind: str) -> bytes:
         MissingDependencyError: matplotlib is not installed.
     """
     matplotlib, figure_type = _matplotlib()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # A name in letters that the font lacks is drawn with boxes, which is no news to anyone.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure = figure_type(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot()
         for number, series in enumerate(chart.series):
             _draw_series(axes, shown, series, number, is_labelled=len(chart.series) <= _LABELLED)
-        models = list(dict.fromkeys(series.model for series in chart.series))
         for line in chart.float_lines:
-            _draw_float(axes, line, models)
+            _draw_float(axes, line, chart)
         _draw_fronts(axes, chart)
         _finish(figure, axes, shown, chart)
         buffer = io.BytesIO()
@@ -145,7 +147,7 @@ def _draw_series(
         markeredgewidth=1.4,
         markerfacecolor="white",
         linewidth=1.5,
-        label=series.name,
+        label=_legend(series.name),
         zorder=3,
     )
     front = [dot for dot in series.dots if dot.is_front]
@@ -178,12 +180,16 @@ def _label_points(axes: Any, shown: Sequence[Entry], series: Series, colour: str
         )
 
 
-def _draw_float(axes: Any, line: FloatLine, models: Sequence[str]) -> None:
+def _draw_float(axes: Any, line: FloatLine, chart: Chart) -> None:
     """Draw the float model's line: grey for one model, else in the colour of its first series."""
-    colour = "#333333" if len(models) <= 1 else COLOURS[models.index(line.model) % len(COLOURS)]
-    if line.low is not None and line.high is not None and len(models) <= 1:
+    models = [series.model for series in chart.series]
+    is_one_model = len(set(models)) <= 1
+    colour = "#333333" if is_one_model else COLOURS[models.index(line.model) % len(COLOURS)]
+    if line.low is not None and line.high is not None and is_one_model:
         axes.axhspan(line.low, line.high, color=colour, alpha=0.08, linewidth=0)
-    axes.axhline(line.value, color=colour, linewidth=1.2, linestyle=(0, (2, 2)), label=line.name)
+    axes.axhline(
+        line.value, color=colour, linewidth=1.2, linestyle=(0, (2, 2)), label=_legend(line.name)
+    )
 
 
 def _draw_fronts(axes: Any, chart: Chart) -> None:
@@ -212,6 +218,9 @@ def _finish(figure: Any, axes: Any, shown: Sequence[Entry], chart: Chart) -> Non
     if chart.series:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     if chart.undrawn:
-        figure.text(
-            0.01, 0.995, f"{len(chart.undrawn)} points not drawn", ha="left", va="top", fontsize=8
-        )
+        axes.set_title(f"not drawn: {len(chart.undrawn)}", loc="right", fontsize=8)
+
+
+def _legend(name: str) -> str:
+    """Return a name that matplotlib shows; it hides those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name

@@ -152,7 +152,7 @@
       x: dots.map((dot) => dot[1]),
       y: dots.map((dot) => dot[2]),
       error_y: {
-        visible: hasBars, type: "data", symmetric: false, thickness: 1.2, width: 4,
+        visible: hasBars, type: "data", symmetric: false, thickness: 1.2, width: 4, color: hue,
         array: dots.map((dot) => bar(dot, 4)), arrayminus: dots.map((dot) => bar(dot, 3)),
       },
       mode: (series.line ? "lines+" : "") + "markers" + (isLabelled ? "+text" : ""),
@@ -181,7 +181,11 @@
     const models = [...new Set(chart.series.map((series) => series.model))];
     const shapes = chart.floats.map((float) => ({
       type: "line", xref: "paper", x0: 0, x1: 1, y0: float.value, y1: float.value,
-      line: { color: floatColour(chart, float, models), width: 1.5, dash: "dot" },
+      line: { color: floatColour(chart, float, models), width: 1.5, dash: "dot" }, layer: "below",
+    }));
+    const bands = models.length > 1 ? [] : chart.floats.filter((float) => float.low !== null).map((float) => ({
+      type: "rect", xref: "paper", x0: 0, x1: 1, y0: float.low, y1: float.high, layer: "below",
+      line: { width: 0 }, fillcolor: colour("--ink"), opacity: 0.07,
     }));
     // An invisible point keeps each float line inside the picture.
     const anchors = chart.floats.map((float) => ({
@@ -195,7 +199,7 @@
       xaxis: axis(chart.x, { showline: true, nticks: isNarrow() ? 5 : 10 }),
       yaxis: axis(isNarrow() ? "" : chart.y, {}),
       title: isNarrow() ? { text: quoted(chart.y), font: { size: 13 }, x: 0, xanchor: "left", y: 0.99, yanchor: "top" } : undefined,
-      shapes,
+      shapes: [...bands, ...shapes],
     }, ["toImage", "zoom2d", "pan2d", "resetScale2d"]);
     curvesLegend(chart);
     byId("undrawn").replaceChildren(
@@ -207,7 +211,7 @@
   function drawBars(place, bars, traces, title) {
     const room = isNarrow() ? 16 : 36;
     draw(place, traces, {
-      height: 70 + BAR_HEIGHT * bars.length,
+      height: 88 + BAR_HEIGHT * bars.length,
       margin: { l: 10, r: 12, t: 6, b: 10 },
       barmode: "stack",
       bargap: 0.25,
@@ -311,7 +315,7 @@
       hovertext: rows.map((row) => hover([
         row[0], `Output SNR ${grouped(row[1])} dB`, `${row[3] ?? "?"} bits, ${grouped(row[4])} bytes`,
       ])),
-    }], "Output SNR with this tensor alone encoded (dB)");
+    }], "Output SNR (dB)");
   }
 
   function drawAll() {
