@@ -23,6 +23,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Weighted = Callable[[Array], Array]
 """From counts (resamples, rows) to figures (resamples)."""
 
+RESAMPLES = 1000
+SLOW_RESAMPLES = 200
+"""Of an aggregate that takes a copy of the rows, which may be anyone's code."""
+
 SIGNAL, OTHER, PRODUCT, NOISE, LARGEST, TOTAL, ELEMENTS, LOW, HIGH = range(9)
 """Columns of the rows of differences: sums of squares of both outputs, of their product, of the
 differences; the largest difference and the sum of all; elements; range of the reference."""
@@ -39,6 +43,7 @@ class Aggregate:
         values: From rows to what the mean is of; None where `spread` is of no mean.
         weighted: From rows to a function of counts; None where `spread` is no bootstrap.
         needs_sklearn: Whether `value` is scikit-learn's.
+        resamples: Of the bootstrap.
     """
 
     spread: Literal["mean", "share", "bootstrap", "none"]
@@ -46,6 +51,7 @@ class Aggregate:
     values: Callable[[Array], Array] | None = None
     weighted: Callable[[Array], Weighted] | None = None
     needs_sklearn: bool = False
+    resamples: int = RESAMPLES
 
 
 def of_sums(formula: Callable[[Array], Array]) -> Aggregate:
@@ -68,7 +74,10 @@ def of_rows(aggregate: Callable[[Array], Any]) -> Aggregate:
         return figures
 
     return Aggregate(
-        spread="bootstrap", value=lambda rows: float(aggregate(rows)), weighted=weighted
+        spread="bootstrap",
+        value=lambda rows: float(aggregate(rows)),
+        weighted=weighted,
+        resamples=SLOW_RESAMPLES,
     )
 
 
@@ -184,17 +193,27 @@ def _f1(rows: Array) -> float:
 
 
 def _f1_weighted(rows: Array) -> Weighted:
+    """Return F1 of counted rows; a class that the counts leave out keeps what it has in all rows.
+
+    Without that, rare classes would vanish from half of the resamples, and the interval of the
+    macro mean would miss its figure.
+    """
     truth, found = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64) + 1
     size = int(max(truth.max(), found.max() - 1)) + 1
     hits, is_binary = truth == found - 1, rows[0, 2] <= 2
 
-    def figure(counts: Array) -> float:
+    def scores(counts: Array) -> Array:
         right = np.bincount(truth[hits], counts[hits], size)
         support = np.bincount(truth, counts, size) + np.bincount(found, counts, size + 1)[1:]
-        scores = 2 * right / np.maximum(support, 1)
+        return np.where(support > 0, 2 * right / np.maximum(support, 1), np.nan)
+
+    all_scores = scores(np.ones(len(rows)))
+
+    def figure(counts: Array) -> float:
         if is_binary:
-            return float(scores[1]) if size > 1 else 0.0
-        return float(scores[support > 0].mean())
+            return float(np.nan_to_num(scores(counts)[1:2]).sum())
+        own = scores(counts)
+        return float(np.nanmean(np.where(np.isnan(own), all_scores, own)))
 
     return lambda counts: np.array([figure(item) for item in counts])
 
@@ -222,16 +241,20 @@ def _auc(rows: Array) -> float:
 
 
 def _auc_weighted(rows: Array) -> Weighted:
+    """Return the area of counted rows; of several classes, one that is left out keeps its own."""
     areas = [_area(positive, score) for positive, score in _auc_sides(rows)]
+    if not areas:
+        return lambda counts: np.full(len(counts), np.nan)
+    own = np.stack([area(np.ones((1, len(rows)))) for area in areas])
 
     def figures(counts: Array) -> Array:
         found = np.stack([area(counts) for area in areas])
-        is_known = ~np.isnan(found)
-        with np.errstate(invalid="ignore"):
-            mean: Array = np.where(is_known, found, 0).sum(0) / is_known.sum(0)
-            return mean
+        if len(areas) > 1:
+            found = np.where(np.isnan(found), own, found)
+        mean: Array = found.mean(0)
+        return mean
 
-    return figures if areas else lambda counts: np.full(len(counts), np.nan)
+    return figures
 
 
 def _area(positive: Array, score: Array) -> Weighted:
@@ -254,3 +277,6 @@ def _area(positive: Array, score: Array) -> Weighted:
 
 AUC = Aggregate(spread="bootstrap", value=_auc, weighted=_auc_weighted, needs_sklearn=True)
 """Of rows (label, score) with labels 0 and 1, or (label, score of each class), one against rest."""
+
+BY_NAME = {"mean": MEAN, "share": SHARE, "auc": AUC}
+"""Aggregates that a user's metric may name instead of a function of its own."""

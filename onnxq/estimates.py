@@ -9,20 +9,18 @@ seed is fixed; equal rows give equal figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from onnxq.aggregates import Aggregate
+from onnxq.aggregates import Aggregate, Weighted
 from onnxq.measurements import Estimate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CONFIDENCE = 0.95
-RESAMPLES = 1000
 MAX_WORK = 10**10
 """Most numbers that the bootstrap of one figure looks at: resamples x samples x columns."""
 
@@ -129,17 +127,17 @@ def _bootstrap(
     assert aggregate.weighted is not None
     if len(rows) == 2:
         values = [*values, values[1] - values[0]]
-    if RESAMPLES * rows[0].size > MAX_WORK:
+    if aggregate.resamples * rows[0].size > MAX_WORK:
         return tuple(map(_plain, values))
     figures = [aggregate.weighted(item) for item in rows]
-    drawn = _resampled(len(rows[0]), figures)
+    drawn = _resampled(len(rows[0]), figures, aggregate.resamples)
     if len(rows) == 2:
         with np.errstate(invalid="ignore"):
             drawn = np.concatenate([drawn, drawn[1:] - drawn[:1]])
     return tuple(map(_percentiles, values, drawn))
 
 
-def _resampled(samples: int, figures: list[Callable[[Array], Array]]) -> Array:
+def _resampled(samples: int, figures: list[Weighted], resamples: int) -> Array:
     """Return the figures (functions, resamples) of the same resamples."""
 
     def statistic(indices: Array, axis: int) -> Array:
@@ -153,8 +151,8 @@ def _resampled(samples: int, figures: list[Callable[[Array], Array]]) -> Array:
         result = stats.bootstrap(
             (np.arange(samples),),
             statistic,
-            n_resamples=RESAMPLES,
-            batch=max(1, min(RESAMPLES, _BATCH_NUMBERS // samples)),
+            n_resamples=resamples,
+            batch=max(1, min(resamples, _BATCH_NUMBERS // samples)),
             vectorized=True,
             method="percentile",
             rng=np.random.default_rng(_SEED),
@@ -163,8 +161,9 @@ def _resampled(samples: int, figures: list[Callable[[Array], Array]]) -> Array:
 
 
 def _percentiles(value: float, drawn: Array) -> Estimate:
-    drawn = drawn[~np.isnan(drawn)]
-    if len(drawn) < RESAMPLES // 2 or not np.isfinite(drawn).all():
+    is_known = ~np.isnan(drawn)
+    drawn = drawn[is_known]
+    if is_known.mean() < 0.5 or not np.isfinite(drawn).all():
         return Estimate(value=value)
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return _estimate(value, float(np.std(drawn, ddof=1)), float(low), float(high))

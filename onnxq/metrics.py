@@ -175,6 +175,8 @@ def _resolved(text: str) -> Metric:
     if at:
         raise OptionError(f"metric {text}: a function gets all outputs; leave out '@{output}'")
     plugin = plugins.load(name)
+    if plugin.aggregate.needs_sklearn:
+        aggregates.import_sklearn(name)
     return Metric(
         name=name,
         kind="task",

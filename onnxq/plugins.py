@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from onnxq.aggregates import MEAN, Aggregate, of_rows
+from onnxq.aggregates import BY_NAME, Aggregate, of_rows
 from onnxq.errors import InputError, OnnxqError, OptionError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,7 +29,8 @@ class Plugin:
     Attributes:
         name: As given: `package.module:function`.
         function: From outputs and sample to rows.
-        aggregate: Its `aggregate`, or the mean of the first column.
+        aggregate: Its `aggregate`: a function of rows, or the name of one of ours
+            (`aggregates.BY_NAME`); the mean of the first column without.
         better: Its `better`; "higher" without.
         unit: Its `unit`; "" without.
     """
@@ -85,8 +86,13 @@ def load(name: str) -> Plugin:
             f"metric {name}: found better={better!r}, unit={unit!r}; expected 'higher' or "
             "'lower', and text"
         )
-    own = getattr(function, "aggregate", None)
-    aggregate = MEAN if own is None else of_rows(_guarded(name, own))
+    own = getattr(function, "aggregate", "mean")
+    aggregate = BY_NAME.get(own) if isinstance(own, str) else of_rows(_guarded(name, own))
+    if aggregate is None:
+        raise OptionError(
+            f"metric {name}: its 'aggregate' is {own!r}, expected {', '.join(BY_NAME)} or a "
+            "function"
+        )
     return Plugin(
         name=name,
         function=function,
