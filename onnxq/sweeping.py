@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from onnxq import (
     memory,
     model,
     recognise,
+    scratch,
     sources,
     summary,
     sweep_keys,
@@ -150,9 +150,9 @@ def sweep(
         if missing:
             with (
                 tools.open_measure(document, request.measure) as measure,
-                tempfile.TemporaryDirectory(prefix="onnxq-sweep-") as folder,
+                scratch.folder() as folder,
             ):
-                work.make_all(missing, at_once, measure, Path(folder), meter)
+                work.make_all(missing, at_once, measure, folder, meter)
         work.check_any(wanted)
         return SweepReport(
             model=size,
