@@ -30,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_READ_BYTES = 1 << 31
 """Most that is read of one array at a time; a compressed file may claim any size."""
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20
 _NO_DTYPE = np.dtype(np.void)
 _SUFFIX = ".npy"
 _NO_ARCHIVE = "is not an .npz file of plain arrays; numpy.savez writes one"
