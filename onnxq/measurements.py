@@ -117,7 +117,8 @@ class Timing:
 class Performance:
     """Hold times and memory of both models; ratios are candidate through reference.
 
-    Times are of turns about in one process, memory of a process for each model.
+    Times are of turns about in one process, memory of a process for each model. `latency_ratio` is
+    the median of each turn's ratio, which a busy machine shifts less than the medians themselves.
     """
 
     provider: str

@@ -148,7 +148,7 @@ def _performance(
         reference=first,
         candidate=second,
         load_ratio=_ratio(second.load_seconds, first.load_seconds),
-        latency_ratio=_ratio(second.median_seconds, first.median_seconds),
+        latency_ratio=_turn_ratio(*latency.run_seconds),
         load_memory_ratio=_ratio(second.load_peak_bytes, first.load_peak_bytes),
         run_memory_ratio=_ratio(second.run_peak_bytes, first.run_peak_bytes),
     )
@@ -164,6 +164,15 @@ def _timing(memory: Result, latency: Result, index: int) -> Timing:
         load_peak_bytes=memory.load_peak_bytes,
         run_peak_bytes=memory.run_peak_bytes,
     )
+
+
+def _turn_ratio(reference: Sequence[float], candidate: Sequence[float]) -> float:
+    """Return the median of each turn's ratio.
+
+    On a busy machine runs are either fast or several times slower, and a median jumps between the
+    two; equal models have a ratio of 1 all the same, since either may be the slow one of a turn.
+    """
+    return float(np.median(np.divide(candidate, reference)))
 
 
 def _ratio(candidate: float | None, reference: float | None) -> float | None:

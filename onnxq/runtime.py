@@ -200,10 +200,11 @@ def prepare(settings: SessionSettings) -> None:
     """Load onnxruntime and start the provider, so that the first session costs like any other.
 
     Raises:
+        OptionError: onnxruntime has no session option of a given name.
         UnsupportedError: CUDA is asked for and does not work.
         MissingDependencyError: onnxruntime is not installed.
     """
-    _import_onnxruntime()
+    make_options(_import_onnxruntime(), settings)
     _providers(settings.provider)
 
 

@@ -6,6 +6,7 @@ Owns the choice and its check, not the session (`runtime`).
 from __future__ import annotations
 
 import difflib
+import functools
 import mmap
 import re
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def make_options(ort: Any, settings: SessionSettings) -> Any:
                 raise OptionError(f"--session-option {name}: found {value!r}, expected 0 or 1")
             setattr(options, name, value == "1")
             continue
-        known = _config_keys(ort)
+        known = _config_keys(ort.capi.onnxruntime_pybind11_state.__file__)
         if known and name not in known:
             near = difflib.get_close_matches(name, [*_SWITCHES, *known], 3, 0.4) or _SWITCHES
             raise OptionError(
@@ -83,13 +84,13 @@ def make_options(ort: Any, settings: SessionSettings) -> Any:
     return options
 
 
-def _config_keys(ort: Any) -> frozenset[str]:
+@functools.cache
+def _config_keys(library: str) -> frozenset[str]:
     """Return the session options that onnxruntime looks for, empty where they cannot be told.
 
     It takes any name and says nothing of one that it does not know. The names that it asks for
     stand in its library as text, which is true of every version.
     """
-    library = ort.capi.onnxruntime_pybind11_state.__file__
     try:
         with (
             open(library, "rb") as file,

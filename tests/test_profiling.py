@@ -34,9 +34,8 @@ def test_both_models_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert 0 < timing.median_seconds <= timing.p90_seconds
         assert timing.load_seconds > 0
         assert os.name != "posix" or timing.run_peak_bytes is not None
-    assert found.latency_ratio == pytest.approx(
-        found.candidate.median_seconds / found.reference.median_seconds
-    )
+    assert found.latency_ratio is not None
+    assert found.latency_ratio > 0
     assert found.load_ratio == pytest.approx(
         found.candidate.load_seconds / found.reference.load_seconds
     )
@@ -84,7 +83,7 @@ def test_figures_are_those_of_the_probes(monkeypatch: pytest.MonkeyPatch) -> Non
     latency = Result(
         provider="CPUExecutionProvider",
         load_seconds=(2.0, 8.0),
-        run_seconds=((1.0, 2.0, 3.0), tuple(float(number) for number in range(1, 11))),
+        run_seconds=((1.0, 8.0, 2.0, 2.0), (2.0, 4.0, 1.0, 9.0)),
     )
     memory = [
         Result(load_seconds=(4.0,), run_seconds=((1.0,),), load_peak_bytes=10, run_peak_bytes=20),
@@ -101,7 +100,7 @@ def test_figures_are_those_of_the_probes(monkeypatch: pytest.MonkeyPatch) -> Non
     packed = [subject.settings.is_packed for job in jobs for subject in job.subjects]
     assert packed == [False, True, False, True]
     assert (found.reference.load_seconds, found.candidate.load_seconds) == (2.0, 6.0)
-    assert (found.reference.median_seconds, found.reference.p90_seconds) == (2.0, 3.0)
-    assert (found.candidate.median_seconds, found.candidate.p90_seconds) == (5.5, 9.0)
-    assert (found.load_ratio, found.latency_ratio) == (3.0, 2.75)
+    assert (found.reference.median_seconds, found.reference.p90_seconds) == (2.0, 8.0)
+    assert (found.candidate.median_seconds, found.candidate.p90_seconds) == (3.0, 9.0)
+    assert (found.load_ratio, found.latency_ratio) == (3.0, 1.25)
     assert (found.load_memory_ratio, found.run_memory_ratio) == (0.5, None)

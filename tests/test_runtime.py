@@ -3,14 +3,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 
+import onnxq
 from onnxq import runtime
 from onnxq.errors import InputError, MissingDependencyError, UnsupportedError
 from onnxq.runtime import SessionSettings
+from onnxq.session_settings import make_options
+from tests import graphs
 from tests.tiny_models import from_text, scaled
 
 ROWS = from_text(
@@ -43,6 +48,32 @@ def test_run_returns_every_output_by_name(settings: SessionSettings) -> None:
     outputs = session.run({"x": np.ones((2, 3), np.float32)})
     assert list(outputs) == ["y"]
     np.testing.assert_array_equal(outputs["y"], np.full((2, 3), 2, np.float32))
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+@pytest.mark.parametrize("layout", ["portable", "native", "bytes"])
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_packed_weights_stay_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int, layout: Any, bits: int
+) -> None:
+    source = graphs.matmul_add(opset=opset, size=128)
+    _, model = onnxq.convert(source, bits=bits, layout=layout, init="quantile", check=0)
+
+    def saving(ort: Any, settings: SessionSettings) -> Any:
+        options = make_options(ort, settings)
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        return options
+
+    monkeypatch.setattr(runtime, "make_options", saving)
+    sizes, outputs = [], []
+    for settings in (SessionSettings(), SessionSettings(is_packed=True)):
+        session = runtime.open_session(model.SerializeToString(), settings)
+        outputs.append(session.run(graphs.feeds(source))["y"])
+        held = onnx.load(tmp_path / "optimized.onnx").graph.initializer
+        sizes.append(sum(tensor.ByteSize() for tensor in held))
+    assert sizes[0] > 4 * 128 * 96
+    assert sizes[1] < 1.3 * 128 * 96
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_goes_in_and_comes_out() -> None:
