@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -39,6 +39,7 @@ from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
 from onnxq.sources import ModelLike, is_path, like, name_of, open_model, to_proto
+from onnxq.watched_data import MeasureEvent
 
 CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
@@ -289,6 +290,7 @@ def validate(
     max_drop: Mapping[str, float | str] | None = None,
     max_latency_ratio: float | None = None,
     max_size_ratio: float | None = None,
+    progress: Callable[[MeasureEvent], None] | None = None,
     **options: Unpack[MeasureValues],
 ) -> ValidateReport:
     """Measure on the same inputs, in onnxruntime, what a candidate has lost.
@@ -301,6 +303,7 @@ def validate(
         max_drop: most that metrics may get worse: a number in the metric's unit, or "1%".
         max_latency_ratio: most median latency, candidate through reference.
         max_size_ratio: most bytes, candidate through reference.
+        progress: called with a MeasureEvent for each batch of samples and each tensor.
         **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`.
 
     Returns:
@@ -320,6 +323,7 @@ def validate(
         options=chosen,
         gates=limits,
         inputs=None if inputs is None else load_feeds(inputs, _input_names(first)),
+        progress=progress,
     )
     return measuring.validate(request)
 

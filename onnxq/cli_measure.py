@@ -82,7 +82,10 @@ def validate(
         make_measure_options(options)
         from onnxq import api
 
-        report = api.validate(reference, candidate, inputs=inputs, **limits, **options)
+        with delivery.steps() as tell:
+            report = api.validate(
+                reference, candidate, inputs=inputs, progress=tell, **limits, **options
+            )
         delivery.deliver(report, is_product=True)
         if junit is not None:
             _write_junit(delivery, junit, report)

@@ -74,6 +74,15 @@ class Delivery:
         with terminal.progress(terminal.make_console(), is_shown=is_shown) as tell:
             yield tell
 
+    @contextmanager
+    def steps(self) -> Iterator[Callable[[terminal.Step], None] | None]:
+        """Show a bar of samples or tensors for the duration, as `progress` does of bytes."""
+        from onnxq import terminal
+
+        is_shown = terminal.is_watched() and not self.quiet
+        with terminal.steps(terminal.make_console(), is_shown=is_shown) as tell:
+            yield tell
+
     def deliver(self, report: AnyReport, *, is_product: bool = False) -> None:
         """Write the JSON, then the text: to stdout where it is all that the command makes.
 

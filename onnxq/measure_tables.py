@@ -31,13 +31,18 @@ def gate_table(rows: Sequence[GateRow]) -> Table:
 
 
 def metric_table(rows: Sequence[MetricRow]) -> Table:
-    """Return every metric of both models, the difference, and whether that is noise."""
+    """Return every metric of both models, the difference, and whether that is noise.
+
+    Outputs are named only where there are several.
+    """
     table = make_table("metric", "REF", "CANDIDATE", "difference", "(REF-C)/C", "n", "noise?")
+    has_one_output = len({row.output for row in rows if row.output is not None}) <= 1
     for row in rows:
         is_task = row.kind == "task"
+        label = row.name if has_one_output else row.label
         noise = {True: "yes", False: "no", None: "-"}[row.is_within_noise]
         table.add_row(
-            Text(plain(row.label + (f" ({row.unit})" if row.unit else ""))),
+            Text(plain(label + (f" ({row.unit})" if row.unit else ""))),
             _figure(row.reference, row) if is_task else "-",
             _figure(row.candidate, row) + ("" if is_task else _spread(row.candidate)),
             "-" if row.difference is None else _difference(row.difference),

@@ -1,4 +1,4 @@
-"""The console on stderr, and the progress bar of a running conversion.
+"""The console on stderr, and the progress bars of running conversions and measurements.
 
 Owns what is drawn while a command runs. The bar is drawn only where a person watches: stderr is a
 terminal. Nothing that goes wrong on stderr may stop a conversion.
@@ -45,6 +45,26 @@ class Event(Protocol):
         """Bytes of all tensors of this stage."""
 
 
+class Step(Protocol):
+    """Describe how far a measurement has come."""
+
+    @property
+    def stage(self) -> str:
+        """What is being done, in a word."""
+
+    @property
+    def subject(self) -> str:
+        """What was finished last."""
+
+    @property
+    def done(self) -> int:
+        """Samples or tensors that are finished in this stage."""
+
+    @property
+    def total(self) -> int | None:
+        """All of them; None where that is not known."""
+
+
 _UNWRAPPED = 1 << 20
 """Columns of a stream that is no terminal: more than any table has."""
 
@@ -77,21 +97,7 @@ def progress(console: Console, *, is_shown: bool) -> Iterator[Callable[[Event], 
     if not is_shown:
         yield None
         return
-    bar = Progress(
-        TextColumn("{task.fields[stage]}", markup=False),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[size]}", markup=False),
-        TimeRemainingColumn(compact=True),
-        TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-        ),
-        console=console,
-        transient=True,
-        expand=True,
-    )
+    bar = _bar(console)
     with bar:
         task = bar.add_task("", total=None, stage="reading", size="")
 
@@ -106,6 +112,64 @@ def progress(console: Console, *, is_shown: bool) -> Iterator[Callable[[Event], 
             )
 
         yield tell
+
+
+@contextmanager
+def steps(console: Console, *, is_shown: bool) -> Iterator[Callable[[Step], None] | None]:
+    """Show a bar of samples or tensors for the duration; yield what to tell it, or None."""
+    if not is_shown:
+        yield None
+        return
+    bar = _bar(console)
+    with bar:
+        task = bar.add_task("", total=None, stage="reading", size="")
+        stage = ""
+
+        def tell(step: Step) -> None:
+            nonlocal stage
+            if step.stage != stage:
+                stage = step.stage
+                bar.reset(task)  # the time that is left is that of the stage
+            bar.update(
+                task,
+                completed=step.done,
+                total=step.total,
+                description=plain(step.subject),
+                stage=plain(step.stage),
+                size=_count(step.done, step.total),
+            )
+
+        yield tell
+
+
+def _bar(console: Console) -> Progress:
+    """Return a bar with the fields `stage` and `size`, and a description that may be cut."""
+    return Progress(
+        TextColumn("{task.fields[stage]}", markup=False),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[size]}", markup=False),
+        TimeRemainingColumn(compact=True),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+        console=console,
+        transient=True,
+        expand=True,
+    )
+
+
+def _count(done: int, total: int | None) -> str:
+    """Return how many of how many are done; nothing where nothing is counted.
+
+    >>> _count(32, 597), _count(32, None), _count(0, None)
+    ('32/597', '32', '')
+    """
+    if total is None:
+        return f"{done:,}" if done else ""
+    return f"{done:,}/{total:,}"
 
 
 def _size(done_bytes: int, total_bytes: int) -> str:

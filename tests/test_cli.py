@@ -155,7 +155,7 @@ def test_restore_and_validate_pass_on_their_options(api: FakeApi) -> None:
         (
             "validate",
             (Path("a.onnx"), Path("b.onnx")),
-            {"inputs": Path("x.npz"), "min_snr": 9.0, "samples": 2},
+            {"inputs": Path("x.npz"), "progress": None, "min_snr": 9.0, "samples": 2},
         ),
     ]
 
@@ -190,7 +190,11 @@ def test_each_option_of_validate_reaches_the_api(
     result = run("validate", "a.onnx", "b.onnx", *arguments.split())
     assert result.exit_code == 0, result.output
     assert api.calls == [
-        ("validate", (Path("a.onnx"), Path("b.onnx")), {"inputs": None, **expected})
+        (
+            "validate",
+            (Path("a.onnx"), Path("b.onnx")),
+            {"inputs": None, "progress": None, **expected},
+        )
     ]
 
 
