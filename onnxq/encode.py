@@ -16,9 +16,13 @@ from onnxq import bitpack, codebook
 from onnxq.cluster import Clustering, ClusterOptions, fit
 from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, canonical, is_plain, tile_rows
 from onnxq.options import Init
+from onnxq.parallel import blocks
 from onnxq.plan import TensorPlan
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_LEAST_NOISE = 2.0**-900
+"""Sums of squares below this may have lost some to underflow."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,17 +114,38 @@ def _used_form(form: Form, centroids: int) -> Form:
 
 
 def snr_db(values: Array, found: Clustering) -> float | None:
-    """Return 10 log10(signal power / distortion) in dB over finite values; None if exact."""
-    power, distortion = codebook.signal_power(values), found.distortion
-    if not math.isfinite(power * distortion):
-        largest = np.abs(found.centroids[np.isfinite(found.centroids)]).max()
-        scale = values.dtype.type(math.ldexp(1.0, math.frexp(largest)[1] - 2))
-        values, book = values / scale, found.centroids / scale
-        power = codebook.signal_power(values)
-        distortion = codebook.distortion(values, found.indices, book)
-    if distortion == 0:
+    """Return 10 log10(signal power / distortion) in dB over finite values; None if exact.
+
+    Where squares leave the range of float64, values are scaled; where even that is not enough, the
+    ratio is that of the largest value to the largest residual.
+    """
+    power, noise = codebook.signal_power(values), found.distortion
+    if power < math.inf and _LEAST_NOISE < noise < math.inf:
+        return 10 * (math.log10(power) - math.log10(noise))
+    peak, residual = _peaks(values, found)
+    if residual == 0:
         return None
-    return 10 * math.log10(power / distortion)
+    scale = values.dtype.type(math.ldexp(1.0, max(math.frexp(peak)[1] - 2, -1074)))
+    values, book = values / scale, found.centroids / scale
+    noise = codebook.distortion(values, found.indices, book)
+    if noise < _LEAST_NOISE:
+        return 20 * (math.log10(peak) - math.log10(residual))
+    return 10 * (math.log10(codebook.signal_power(values)) - math.log10(noise))
+
+
+def _peaks(values: Array, found: Clustering) -> tuple[float, float]:
+    """Return the largest magnitude among finite values and among their residuals."""
+    peak = residual = 0.0
+    flat, picks = values.reshape(-1), found.indices.reshape(-1)
+    for start, stop in blocks(flat.size, codebook.BLOCK):
+        part = flat[start:stop].astype(np.float64)
+        is_finite = np.isfinite(part)
+        part, near = part[is_finite], found.centroids[picks[start:stop][is_finite]]
+        if part.size:
+            peak = max(peak, float(np.abs(part).max()))
+            with np.errstate(over="ignore"):
+                residual = max(residual, float(np.abs(part - near.astype(np.float64)).max()))
+    return peak, residual
 
 
 def planes(indices: Array, form: Form, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:

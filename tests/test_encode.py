@@ -128,6 +128,29 @@ def test_ratio_of_the_largest_numbers_is_finite() -> None:
         assert made.snr_db == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("size", [1e-160, 1e-200, 1e-300])
+def test_loss_whose_squares_underflow_is_not_taken_for_exact(size: float) -> None:
+    array = np.random.default_rng(0).standard_normal(500)
+    plain, _ = encoded(array, "portable", 4)
+    small, _ = encoded(array * size, "portable", 4)
+    assert plain.snr_db is not None
+    assert small.snr_db == pytest.approx(plain.snr_db, abs=1e-6)
+
+
+def test_loss_of_tiny_values_beside_large_ones_is_a_finite_ratio() -> None:
+    array = np.append(np.linspace(1, 2, 100) * 1e-250, [1.0] * 5)
+    made, decoded = encoded(array, "portable", 1)
+    worst = np.abs(array - decoded).max()
+    assert made.snr_db == pytest.approx(-20 * math.log10(worst), abs=1e-9)
+    assert not made.is_lossless
+
+
+def test_zeros_that_lose_their_sign_are_no_noise() -> None:
+    array = np.array([0.0, -0.0, 2.0] * 9)
+    made, _ = encoded(array, "portable", 1)
+    assert (made.is_lossless, made.snr_db) == (False, None)
+
+
 @pytest.mark.parametrize("init", ["optimal", "bounded-pdf", "quantile", "uniform"])
 def test_centroids_are_found_as_planned(init: str) -> None:
     form = make_form("portable", 4, (50, 40))
