@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from pathlib import Path
 
 from onnxq import sweep_csv
 from onnxq.grid import parse_axis
@@ -76,3 +77,10 @@ def test_no_cell_holds_what_could_move_a_cursor() -> None:
     report = dataclasses.replace(sweeps.SWEPT, points=(point,))
     assert rows(sweep_csv.dumps(report))[0]["error"] == "a\\x1b[2J\\nb\\udc80"
     assert sweep_csv.dumps(report).encode().count(b"\n") == 2
+
+
+def test_every_column_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "sweep.md").read_text(encoding="utf-8")
+    for column in rows(sweep_csv.dumps(sweeps.SWEPT))[0]:
+        name = column.replace("top1@y", "METRIC@OUTPUT").replace("cosine@y", "METRIC@OUTPUT")
+        assert f"`{name}`" in page or name == "init", column

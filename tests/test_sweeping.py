@@ -399,3 +399,13 @@ def test_a_model_that_cannot_be_run_has_sizes_alone(path: Path) -> None:
     assert len(report.notes) == 1
     assert "outputs not compared" in report.notes[0]
     assert "Unheard" in report.notes[0]
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_the_table_of_the_sweep_page_has_the_sizes_of_the_model(bits: int) -> None:
+    page = (ROOT / "docs" / "sweep.md").read_text(encoding="utf-8")
+    report, _ = onnxq.convert(ROOT / "models" / "digits.onnx", bits=bits, check=0)
+    assert report.output is not None
+    cells = [f"{report.output.file_bytes:,}", f"{report.output.ratio:.2f}"]
+    cells += [f"{report.bits_per_weight:.2f}", f"{report.ce2_bytes:,}"]
+    assert any(line.split()[:5] == [str(bits), *cells] for line in page.splitlines())
