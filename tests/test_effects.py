@@ -27,8 +27,8 @@ def ranked(
 
 @pytest.mark.parametrize(
     "name",
-    ["conv_bn_relu", "lstm", "constants", "branches", "functions", "equal_tensors", "weight_aliases",
-     "ir3", "float16", "typed_fields", "tied", "loop"],
+    ["conv_bn_relu", "lstm", "constants", "branches", "functions", "equal_tensors",
+     "weight_aliases", "ir3", "float16", "typed_fields", "tied", "loop"],
 )  # fmt: skip
 def test_every_encoded_tensor_has_a_row_with_the_loss_of_the_conversion(name: str) -> None:
     case = graphs.BY_NAME[name]
