@@ -348,7 +348,8 @@
 
   for (const table of document.querySelectorAll("table[data-sortable]")) {
     for (const button of table.querySelectorAll("thead button")) {
-      button.addEventListener("click", () => sortBy(table, button.closest("th")));
+      const head = button.closest("th");
+      head.addEventListener("click", () => sortBy(table, head));
     }
   }
 
