@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.errors import InputError, OnnxqError, OptionError
+from onnxq.errors import InputError, OptionError
 from onnxq.preprocess import PRESETS, AudioPreprocess, ImagePreprocess, Log, Resize
 from onnxq.preprocess_file import load_preprocess, read_mapping
 
@@ -190,7 +191,5 @@ keys = st.sampled_from(
 @given(st.sampled_from(["image", "audio"]), st.dictionaries(keys, plain_values, max_size=3))
 def test_any_values_are_taken_or_refused(kind: str, values: dict[str, Any]) -> None:
     start = AUDIO if kind == "audio" else {"kind": "image"}
-    try:
+    with contextlib.suppress(OptionError):
         read_mapping({**start, **values})
-    except OnnxqError as err:
-        assert len(str(err)) < 400
