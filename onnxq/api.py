@@ -1,4 +1,4 @@
-"""The public functions: convert, inspect, restore, validate.
+"""The public functions: convert, inspect, restore, sweep, validate.
 
 Each reads as one screen of named steps; the steps are in the modules below. A model may be a path,
 an `onnx.ModelProto` or an `onnx_ir.Model`; what is given is never changed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -26,6 +26,7 @@ from onnxq import (
     recognise,
     revert,
     summary,
+    sweeping,
 )
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
@@ -39,7 +40,9 @@ from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
 from onnxq.sources import ModelLike, is_path, like, name_of, open_model, to_proto
+from onnxq.sweeping import SweepEvent, SweepRequest
 from onnxq.watched_data import MeasureEvent
+from onnxq.working_points import SweepReport
 
 CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
@@ -328,6 +331,52 @@ def validate(
     return measuring.validate(request)
 
 
+def sweep(
+    source: ModelLike,
+    *,
+    bits: str | int | Sequence[int] = tuple(range(2, 9)),
+    grid: Mapping[str, Any] | None = None,
+    state: str | os.PathLike[str] | None = None,
+    jobs: int = 0,
+    command_line: str = "",
+    progress: Callable[[SweepEvent], None] | None = None,
+    **options: Unpack[MeasureValues],
+) -> SweepReport:
+    """Convert a model at every point of a grid and measure what each costs and does.
+
+    Args:
+        source: a path, an `onnx.ModelProto` or an `onnx_ir.Model`.
+        bits: bit widths, or their text such as "2-8".
+        grid: one or several values by the name of a convert option: `{"init": ["optimal"]}`.
+        state: file of finished points, so that an interrupted sweep continues.
+        jobs: points at a time, 0 for one per core; never more than memory allows.
+        command_line: command that makes the report again, to be kept in it.
+        progress: called with a SweepEvent after each point.
+        **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`;
+            `layers` and `performance` belong to `validate`.
+
+    Returns:
+        The report; a point that failed has its error in it.
+
+    Raises:
+        OnnxqError: the options are at fault, the model, the data or the state file cannot be read
+            or written, or every point failed.
+    """
+    request = SweepRequest(
+        bits=bits,
+        axes=grid or {},
+        measure=make_measure_options({"performance": False, **options}),
+        state=None if state is None else Path(state),
+        jobs=jobs,
+        command_line=command_line,
+    )
+    return sweeping.sweep(source, request, sweeping.Tools(convert=_convert_point), progress)
+
+
+def _convert_point(source: ModelLike, target: Path, options: Mapping[str, Any]) -> Report:
+    return convert(source, target, check=0, **options)
+
+
 def _input_names(document: Document) -> set[str]:
     return {value.name for value in document.proto.graph.input}
 
@@ -344,4 +393,4 @@ def _text(path: str | os.PathLike[str] | None) -> str | None:
     return os.fspath(path) if path is not None else None
 
 
-__all__ = ["ProgressEvent", "convert", "inspect", "restore", "validate"]
+__all__ = ["ProgressEvent", "convert", "inspect", "restore", "sweep", "validate"]

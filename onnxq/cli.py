@@ -29,7 +29,9 @@ class _Commands(typer.core.TyperGroup):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the command and end the process with its exit code."""
-        extra = {**extra, "standalone_mode": False}
+        words = extra.get("args", args[0] if args else None)
+        words = list(sys.argv[1:] if words is None else words)
+        extra = {"obj": words, **extra, "standalone_mode": False}
         if not standalone_mode:
             return super().main(*args, **extra)
         try:
@@ -54,7 +56,8 @@ app = typer.Typer(
         "[bold]Examples[/bold]\n\n"
         "onnxq inspect model.onnx\n\n"
         "onnxq convert model.onnx small.onnx --bits 6\n\n"
-        "onnxq validate model.onnx small.onnx --min-snr 30\n\n"
+        "onnxq validate model.onnx small.onnx --data val.npz --max-drop top1=1%\n\n"
+        "onnxq sweep model.onnx --data val.npz --html sweep.html\n\n"
         "Exit codes: 0 done, 1 a bug of onnxq, 2 options, 3 input, 4 unsupported, 5 output, "
         "6 validation failed, 7 budget, 8 missing dependency, 130 interrupted."
     ),
@@ -210,6 +213,8 @@ def restore(
 
 
 app.command(cls=o.Command, epilog=cli_measure.VALIDATE_EPILOG)(cli_measure.validate)
+app.command(cls=o.Command, epilog=cli_measure.SWEEP_EPILOG)(cli_measure.sweep)
+app.command(cls=o.Command, epilog=cli_measure.REPORT_EPILOG)(cli_measure.report)
 
 
 def _usage_error(err: Any) -> int:

@@ -15,9 +15,11 @@ import typer
 
 from onnxq import measure_options as m
 from onnxq.cli_options import flag, option
+from onnxq.grid import parse_axis
 
 DEFAULTS = m.MeasureOptions()
 
+_GRID = "Points"
 _INPUTS = "Inputs"
 _MEASURED = "What is measured"
 _RUNS = "How the models run"
@@ -208,6 +210,108 @@ Junit = Annotated[
     ),
 ]
 
+SweptModel = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Plain model to convert at many points.")
+]
+Bits = Annotated[
+    str,
+    option(
+        "--bits",
+        "-b",
+        metavar="WIDTHS",
+        panel=_GRID,
+        help="Bits per weight, 1 to 16: 2-8, 2,4,6 or 2-4,8.",
+    ),
+]
+Init = Annotated[
+    list[str] | None,
+    option(
+        "--init",
+        metavar="NAMES",
+        panel=_GRID,
+        help="Centroids: optimal, bounded-pdf, quantile, uniform (comma-separated, repeatable).",
+    ),
+]
+Layout = Annotated[
+    list[str] | None,
+    option(
+        "--layout",
+        metavar="NAMES",
+        panel=_GRID,
+        help="Layouts: portable, native, bytes (comma-separated, repeatable).",
+    ),
+]
+Codebook = Annotated[
+    list[str] | None,
+    option(
+        "--codebook-dtype",
+        metavar="NAMES",
+        panel=_GRID,
+        help="Types of stored centroids: float32, float16 (comma-separated, repeatable).",
+    ),
+]
+Grid = Annotated[
+    list[str] | None,
+    option(
+        "--grid",
+        metavar="NAME=V1,V2",
+        panel=_GRID,
+        help="Values of any option of convert (repeatable): preset=none,ce2, "
+        "quantize-bias=yes,no, exclude='none,head.*|*.bias'.",
+    ),
+]
+Csv = Annotated[
+    Path | None, option("--csv", metavar="FILE", panel=_FILES, help="Write the points as CSV.")
+]
+Plot = Annotated[
+    Path | None,
+    option(
+        "--plot",
+        metavar="FILE",
+        panel=_FILES,
+        help="Draw the metric against the size: .png or .svg.",
+    ),
+]
+PlotMetric = Annotated[
+    str | None,
+    option(
+        "--plot-metric",
+        metavar="NAME",
+        panel=_FILES,
+        help="Metric of the plot. Default: the first with labels or targets, else the SNR.",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    option("--html", metavar="FILE", panel=_FILES, help="Write one page that needs no network."),
+]
+State = Annotated[
+    Path | None,
+    option(
+        "--state",
+        metavar="FILE",
+        panel=_FILES,
+        help="Keep finished points here, so that an interrupted sweep continues. Default: beside "
+        "the first output file, with .sweep after its name.",
+    ),
+]
+Jobs = Annotated[
+    int,
+    option(
+        "--jobs",
+        "-j",
+        metavar="N",
+        min=0,
+        panel=_FILES,
+        help="Points at a time, as far as memory allows; 0 is one per core. Never changes a "
+        "figure.",
+    ),
+]
+Reports = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE.json...", help="Reports of convert, validate or sweep."),
+]
+
 _SAME_NAME = (
     "data",
     "preprocess",
@@ -247,6 +351,27 @@ def measure_values(context: typer.Context, values: Mapping[str, Any]) -> dict[st
     if values.get("keep_packed"):
         chosen["is_packed"] = True
     return chosen
+
+
+def grid_values(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the values of each axis of a grid, by option name.
+
+    The command's parameters are `init`, `layout`, `codebook_dtype` and `grid`; what is given
+    several times adds up.
+
+    Raises:
+        OptionError: a text of --grid is not NAME=V1,V2, or a value is none of its option's.
+    """
+    texts = [
+        f"{name}={text}"
+        for name in ("init", "layout", "codebook_dtype")
+        for text in values[name] or ()
+    ]
+    axes: dict[str, tuple[Any, ...]] = {}
+    for text in [*texts, *(values["grid"] or ())]:
+        name, found = parse_axis(text)
+        axes[name] = axes.get(name, ()) + found
+    return axes
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ from onnxq.plaintext import one_line
 if TYPE_CHECKING:
     from onnxq import terminal
     from onnxq.report import AnyReport
+    from onnxq.sweeping import SweepEvent
+    from onnxq.working_points import SweepReport
 
 STDOUT = Path("-")
 NO_NAME = Path("")
@@ -75,6 +78,15 @@ class Delivery:
             yield tell
 
     @contextmanager
+    def points(self) -> Iterator[Callable[[SweepEvent], None] | None]:
+        """Show a bar of the points of a sweep for the duration."""
+        from onnxq import sweep_progress, terminal
+
+        is_shown = terminal.is_watched() and not self.quiet
+        with sweep_progress.progress(terminal.make_console(), is_shown=is_shown) as tell:
+            yield tell
+
+    @contextmanager
     def steps(self) -> Iterator[Callable[[terminal.Step], None] | None]:
         """Show a bar of samples or tensors for the duration, as `progress` does of bytes."""
         from onnxq import terminal
@@ -83,14 +95,12 @@ class Delivery:
         with terminal.steps(terminal.make_console(), is_shown=is_shown) as tell:
             yield tell
 
-    def deliver(self, report: AnyReport, *, is_product: bool = False) -> None:
+    def deliver(self, report: AnyReport | SweepReport, *, is_product: bool = False) -> None:
         """Write the JSON, then the text: to stdout where it is all that the command makes.
 
         Raises:
             OutputError: the JSON cannot be written.
         """
-        from onnxq import render, terminal
-
         try:
             self._write_json(report)
         except OutputError as err:
@@ -98,9 +108,17 @@ class Delivery:
                 raise
             raise OutputError(f"{self.model}: was written, but its report was not: {err}") from err
         if not self.quiet:
-            with suppress(OSError):  # nobody can be told that stderr cannot be written
-                to_stdout = is_product and self.json != STDOUT
-                console = terminal.make_console(to_stdout=to_stdout)
+            self.show(report, to_stdout=is_product and self.json != STDOUT)
+
+    def show(self, report: AnyReport | SweepReport, *, to_stdout: bool) -> None:
+        """Write a report as text."""
+        from onnxq import render, sweep_tables, terminal, working_points
+
+        with suppress(OSError):  # nobody can be told that stderr cannot be written
+            console = terminal.make_console(to_stdout=to_stdout)
+            if isinstance(report, working_points.SweepReport):
+                sweep_tables.render(report, console, verbose=self.verbose)
+            else:
                 render.render(report, console, verbose=self.verbose)
 
     def write_text(self, path: Path, text: str) -> None:
@@ -113,13 +131,13 @@ class Delivery:
 
         textfile.save(path, text, force=self.force)
 
-    def _write_json(self, report: AnyReport) -> None:
-        from onnxq import report as reports
+    def _write_json(self, report: AnyReport | SweepReport) -> None:
+        from onnxq import working_points
 
         if self.json == STDOUT:
-            _write_stdout(reports.dumps(report))
+            _write_stdout(working_points.dumps(report))
         elif self.json is not None:
-            self.write_text(self.json, reports.dumps(report))
+            self.write_text(self.json, working_points.dumps(report))
 
 
 @contextmanager
@@ -145,6 +163,12 @@ def exit_codes() -> Iterator[None]:
             f"(onnxq {version()}, Python {platform.python_version()}, {platform.platform()})"
         )
         raise typer.Exit(1) from None
+
+
+def command_line(context: typer.Context) -> str:
+    """Return the command line that the program was called with."""
+    root = context.find_root()
+    return shlex.join(["onnxq", *(root.obj or ())])
 
 
 def say(text: str) -> None:
