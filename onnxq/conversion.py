@@ -26,7 +26,8 @@ from onnxq.selection import reason_to_keep, skip
 
 WHOLE_TENSOR_BYTES = 64 << 20
 """A tensor of this size is encoded alone, by all workers together."""
-INFLIGHT_BYTES = 256 << 20
+INFLIGHT_BYTES = 512 << 20
+"""What all tensors being encoded may take together, unless one alone takes more."""
 MAX_INLINE_BYTES = model.MAX_PROTO_BYTES - (1 << 20)
 
 
@@ -101,6 +102,18 @@ class _Prepared:
     skeleton_bytes: int
     moved_bytes: int
     predicted_bytes: int
+
+
+def working_bytes(planned: TensorPlan) -> int:
+    """Return at least what encoding a tensor takes at its peak (docs/clustering.md).
+
+    That is its values and, at different times, 1.5 times as much for clustering, or indices and
+    planes; besides 24 MiB for blocks and windows, which a small tensor does not fill. Lloyd's
+    iteration takes 72 bytes for each of up to 384 positions a centroid.
+    """
+    size = planned.original_bytes
+    lloyd = 0 if planned.init == "optimal" else min(18 * size, 72 * 384 * planned.centroids)
+    return 3 * size + min(24 << 20, 32 * size) + lloyd
 
 
 def workers(options: ConvertOptions) -> int:
@@ -308,9 +321,7 @@ def _encode_all(
         return encode(values, planned, inserter.form(planned), jobs=own_jobs)
 
     leads = [planned for planned in prepared.plan.tensors if planned.same_as is None]
-    results = ordered_map(
-        work, leads, jobs=jobs, cost=lambda p: p.original_bytes, budget=INFLIGHT_BYTES
-    )
+    results = ordered_map(work, leads, jobs=jobs, cost=working_bytes, budget=INFLIGHT_BYTES)
     meter = _Meter("encoding", [p.original_bytes for p in prepared.plan.tensors], progress)
     for planned in prepared.plan.tensors:
         encoded = next(results) if planned.same_as is None else None

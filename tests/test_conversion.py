@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from onnx import ModelProto, TensorProto
 import onnxq
 from onnxq import conversion, model
 from onnxq.checks import Check
-from onnxq.conversion import Job, ProgressEvent, workers
+from onnxq.conversion import Job, ProgressEvent, workers, working_bytes
+from onnxq.encode import encode
 from onnxq.errors import InputError
 from onnxq.options import ConvertOptions, make_options
 from onnxq.plan import make_plan
 from tests import graphs, runs
-from tests.encoded import limited
+from tests.encoded import limited, make_form, planned
 
 FAST: dict[str, Any] = {"bits": 4, "init": "quantile", "max_iterations": 1}
 
@@ -326,3 +328,24 @@ def test_prediction_is_exact_or_an_upper_bound(init: str, codebook: str) -> None
             assert report.predicted_bytes == written.ByteSize()
         (row,) = report.tensors
         assert (init, bits) != ("uniform", 8) or row.centroids < 256
+
+
+@pytest.mark.parametrize("elements", [140_000, 1_000_000, 4_000_000])
+@pytest.mark.parametrize("bits", [4, 12, 16])
+@pytest.mark.parametrize("data_type", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_a_tensor_takes_no_more_than_it_is_charged_for(
+    elements: int, bits: int, data_type: int
+) -> None:
+    values = np.random.default_rng(bits).standard_normal(elements, dtype=np.float32)
+    values = values.astype(np.float16) if data_type == TensorProto.FLOAT16 else values
+    form = make_form("portable", bits, (elements,), data_type=data_type, centroids=1 << bits)
+    tensor = planned(form)
+    encode(values, tensor, form)  # compiling takes memory once
+    tracemalloc.start()
+    try:
+        encode(values, tensor, form, jobs=2)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert tensor.original_bytes == values.nbytes
+    assert values.nbytes + peak <= working_bytes(tensor)
