@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx.parser
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq import draws, model, ranges, runtime
@@ -200,6 +202,29 @@ def test_an_initializer_listed_as_input_has_no_range() -> None:
     graph = helper.make_graph([node], "g", inputs, outputs, held)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=3)
     assert ranges.integer_ranges(model.wrap(proto)) == {}
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=3), st.data())
+def test_indices_within_the_range_are_accepted(sides: list[int], data: st.DataObject) -> None:
+    axis = data.draw(st.integers(-len(sides), len(sides) - 1))
+    dtype = data.draw(st.sampled_from([TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64]))
+    nodes = [
+        helper.make_node("Cast", ["i"], ["j"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["w", "j"], ["y"], axis=axis),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("i", dtype, [64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.zeros(sides, np.float32), "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inferred = ranges.integer_ranges(model.wrap(proto))
+    session = runtime.open_session(proto.SerializeToString())
+    session.run(draws.random_feeds(session, 0, 0, draws.Recipe(ranges=inferred)))
+    assert inferred["i"][0] == 0
+    assert inferred["i"][1] <= sides[axis]
 
 
 @pytest.mark.shared_models
