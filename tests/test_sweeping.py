@@ -26,6 +26,7 @@ from onnxq.errors import (
     UnsupportedError,
     ValidationError,
 )
+from onnxq.grid import make_grid
 from onnxq.measure_options import MeasureOptions
 from onnxq.report import Report
 from onnxq.sweeping import SweepEvent, SweepRequest, sweep
@@ -182,14 +183,16 @@ def test_little_memory_means_few_points_at_a_time(
 
 
 @pytest.mark.parametrize(
-    ("free", "expected"), [(None, 8), (1 << 40, 8), (10 << 30, 4), (4 << 30, 1), (0, 1)]
+    ("free", "narrow", "wide"),
+    [(None, 7, 7), (1 << 40, 7, 7), (10 << 30, 3, 2), (4 << 30, 1, 1), (0, 1, 1)],
 )
 def test_a_point_takes_several_times_the_models_size(
-    free: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+    free: int | None, narrow: int, wide: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: free)
-    assert sweeping.points_at_once(20, 8, 220 << 20) == expected
-    assert sweeping.points_at_once(0, 8, 220 << 20) == 1
+    assert sweeping.points_at_once(make_grid("2-8", {}), 9, 220 << 20) == narrow
+    assert sweeping.points_at_once(make_grid("6-12", {}), 9, 220 << 20) == wide
+    assert sweeping.points_at_once((), 9, 220 << 20) == 1
 
 
 def test_a_point_that_fails_is_told_and_the_others_are_made(path: Path, tmp_path: Path) -> None:
