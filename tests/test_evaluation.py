@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 from onnxq import metrics, runtime
 from onnxq.batches import DataOptions, Dataset
 from onnxq.dataset import open_dataset
+from onnxq.drawn_data import GivenData, RandomData
+from onnxq.errors import InputError, OptionError, ValidationError
 from onnxq.evaluation import Evaluation, evaluate
 from onnxq.measurements import MetricRow
 from onnxq.reference_runs import ReferenceRuns
-from tests.tiny_models import from_text
+from tests.tiny_models import from_text, scaled
 
 IDENTITY = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = Identity(x) }")
 SHIFTED = from_text(
@@ -58,3 +61,229 @@ def test_a_data_set_with_labels_gives_both_models_and_their_difference(tmp_path:
     assert snr.candidate.value == pytest.approx(found.check.outputs[0].snr_db)
     assert (found.data.samples, found.data.truths) == (5, ("label",))
     assert found.check.inputs[0].shape == (2, 3)
+
+
+def test_nothing_in_common_is_within_noise_of_itself(tmp_path: Path) -> None:
+    path = saved(tmp_path, x=np.eye(3, dtype=np.float32), label=np.arange(3))
+    found = run(IDENTITY, IDENTITY, data_of(path, IDENTITY), "top1", "snr", "cosine")
+    top1, snr, cosine = found.metrics
+    assert top1.is_within_noise
+    assert (snr.candidate.value, snr.is_equal) == (None, True)
+    assert cosine.candidate.value == pytest.approx(1)
+    assert found.check.is_equal
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_figures_do_not_depend_on_the_batch(tmp_path: Path, batch: int) -> None:
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    path = saved(tmp_path, x=x, target=x * 2)
+    names = ("snr", "psnr-ref", "cosine", "max-abs", "mean-abs", "top1-agreement", "mse", "psnr")
+    found = run(IDENTITY, SHIFTED, data_of(path, IDENTITY, batch=batch), *names)
+    whole = run(IDENTITY, SHIFTED, data_of(path, IDENTITY, batch=5), *names)
+    assert found.metrics == whole.metrics
+
+
+def test_a_missing_truth_or_output_is_told(tmp_path: Path) -> None:
+    data = data_of(saved(tmp_path, x=np.eye(3, dtype=np.float32), weight=np.ones(3)), IDENTITY)
+    with pytest.raises(OptionError, match=r"top1: needs an array 'label' .* there is 'weight'"):
+        run(IDENTITY, SHIFTED, data, "top1")
+    with pytest.raises(OptionError, match="no output 'z'; its outputs are 'y'"):
+        run(IDENTITY, SHIFTED, data, "snr@z")
+
+
+def test_a_label_of_a_wrong_shape_names_metric_and_file(tmp_path: Path) -> None:
+    data = data_of(saved(tmp_path, x=np.eye(3, dtype=np.float32), label=np.eye(3)), IDENTITY)
+    with pytest.raises(InputError, match=r"metric top1: .*data.npz.*: label: found float64"):
+        run(IDENTITY, SHIFTED, data, "top1")
+
+
+def test_a_target_that_no_output_fits_lists_the_outputs(tmp_path: Path) -> None:
+    data = data_of(saved(tmp_path, x=np.eye(3, dtype=np.float32), target=np.ones(3)), IDENTITY)
+    with pytest.raises(InputError, match=r"output 'y' has shape \[3, 3\], expected the target's"):
+        run(IDENTITY, SHIFTED, data, "mse")
+
+
+def test_nan_of_the_candidate_alone_is_no_figure(tmp_path: Path) -> None:
+    model = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = Log(x) }")
+    x = np.array([[1, 2, 3], [1, -1, 3]], np.float32)
+    path = saved(tmp_path, x=x, target=x, label=np.array([2, 2]))
+    found = run(IDENTITY, model, data_of(path, IDENTITY), "snr", "mse", "top1", "auc")
+    snr, mse, top1, auc = found.metrics
+    assert found.check.status == "failed"
+    assert (snr.candidate.value, snr.samples) == (None, 0)
+    assert snr.detail == "NaN or infinity in other places"
+    assert mse.reference is not None
+    assert (mse.reference.value, mse.candidate.value) == (0, None)
+    assert mse.detail == "NaN in 1 samples of the candidate"
+    assert mse.is_within_noise is None
+    assert top1.candidate.value == 0.5
+    assert auc.candidate.value is None
+
+
+def test_no_samples_are_an_error() -> None:
+    with pytest.raises(InputError, match="inputs data: holds no samples"):
+        run(IDENTITY, SHIFTED, GivenData([]), "snr")
+
+
+def test_one_sample_has_no_spread() -> None:
+    found = run(IDENTITY, SHIFTED, GivenData([{"x": np.ones((1, 3), np.float32)}]), "snr")
+    row = only(found)
+    assert row.candidate.value == pytest.approx(10 * np.log10(3))
+    assert (row.candidate.standard_error, row.samples) == (None, 1)
+
+
+@pytest.mark.parametrize("kind", ["", "@y"])
+def test_outputs_that_are_no_floats_have_no_ratio_by_default(kind: str) -> None:
+    model = from_text("g (float[N] x) => (int64[N] y) { y = Cast<to = 7>(x) }")
+    data = GivenData([{"x": np.array([1, 2], np.float32)}])
+    row = only(run(model, model, data, "max-abs" + kind))
+    if kind:
+        assert (row.output, row.candidate.value, row.is_equal) == ("y", 0, True)
+    else:
+        assert (row.output, row.candidate.value) == (None, None)
+        assert row.detail.startswith("output 'y' is of no floating point dtype")
+
+
+def test_sequences_are_checked_but_not_measured() -> None:
+    model = from_text("g (float[2] x) => (seq(float[2]) y) { y = SequenceConstruct(x, x) }")
+    data = GivenData([{"x": np.ones(2, np.float32)}])
+    found = run(model, model, data, "snr")
+    assert found.check.is_equal
+    assert only(found).candidate.value is None
+    with pytest.raises(InputError, match="metric snr@y: the given inputs: output 'y' is a list"):
+        run(model, model, data, "snr@y")
+
+
+def test_outputs_of_varying_shape_are_samples_like_any() -> None:
+    model = from_text("g (float[1, N] x) => (float[1, N] y) { y = Abs(x) }")
+    feeds = [{"x": np.full((1, size), 2, np.float32)} for size in (1, 4, 2)]
+    plain = from_text("g (float[1, N] x) => (float[1, N] y) { y = Add(x, x) }")
+    row = only(run(plain, model, GivenData(feeds), "mean-abs"))
+    assert (row.samples, row.candidate.value) == (3, 2)
+
+
+def test_an_output_without_samples_counts_by_runs(tmp_path: Path) -> None:
+    model = from_text("g (float[N, 3] x) => (float y) { y = ReduceSum<keepdims = 0>(x) }")
+    path = saved(tmp_path, x=np.ones((4, 3), np.float32))
+    row = only(run(model, model, data_of(path, model, batch=2), "max-abs"))
+    assert (row.samples, row.detail) == (2, "2 rows of 4 samples")
+
+
+def test_state_is_carried_within_a_sequence_by_each_model(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, first in (("a", 1), ("b", 10)):
+        x = np.array([[first], [2], [3]], np.float32)
+        np.savez(folder / f"{name}.npz", x=x, target=2 * np.cumsum(x)[:, None])
+    data = data_of(folder, STATEFUL, carried=frozenset({"s"}))
+    found = run(STATEFUL, STATEFUL, data, "mse", "snr@t", carry={"t": "s"})
+    assert found.metrics[0].candidate.value == 0
+    assert found.data.inputs[-1].shape == (2, 1, 1)
+
+
+def test_state_starts_with_what_the_data_have(tmp_path: Path) -> None:
+    x = np.ones((3, 1), np.float32)
+    path = saved(tmp_path, x=x, s=np.full((2, 1, 1), 5, np.float32), target=10 + 2 * np.cumsum(x))
+    data = data_of(path, STATEFUL, carried=frozenset({"s"}))
+    with np.load(path) as arrays:
+        np.savez(path, **{**arrays, "target": arrays["target"][:, None]})
+    data = data_of(path, STATEFUL, carried=frozenset({"s"}))
+    assert only(run(STATEFUL, STATEFUL, data, "mse", carry={"t": "s"})).candidate.value == 0
+
+
+@pytest.mark.parametrize(
+    ("carry", "message"),
+    [
+        ({"t": "s"}, "use --batch 1"),
+        ({"u": "s"}, "--carry u=s: model in memory has no output 'u'; its outputs are 'y', 't'"),
+        ({"t": "z"}, "has no input 'z'; its inputs are 'x', 's'"),
+    ],
+)
+def test_a_carry_that_cannot_be_is_told(carry: dict[str, str], message: str) -> None:
+    feeds = {"x": np.ones((2, 1), np.float32)}
+    with pytest.raises(OptionError, match=message):
+        run(STATEFUL, STATEFUL, GivenData([feeds]), "snr", carry=carry)
+
+
+def test_a_candidate_that_does_not_run_fails_where_it_happens(tmp_path: Path) -> None:
+    path = saved(tmp_path, x=np.ones((2, 3), np.float32))
+    narrow = from_text("g (float[1, 3] x) => (float[1, 3] y) { y = Identity(x) }")
+    with pytest.raises(ValidationError, match=r"data.npz.*the candidate does not: .*'x': found"):
+        run(IDENTITY, narrow, data_of(path, IDENTITY), "snr")
+    other = from_text("g (float[N, 3] x) => (float[N, 3] z) { z = Identity(x) }")
+    with pytest.raises(ValidationError, match="output 'y' is missing"):
+        run(IDENTITY, other, data_of(path, IDENTITY), "snr")
+
+
+def test_random_inputs_take_the_same_way() -> None:
+    session = runtime.open_session(scaled(2))
+    found = run(scaled(2), scaled(2.25), RandomData(session, samples=4), "snr")
+    assert only(found).candidate.value == pytest.approx(20 * np.log10(8), abs=1e-5)
+    assert (found.data.kind, found.data.samples) == ("random", 4)
+
+
+def test_a_reference_that_no_random_input_fits_is_skipped() -> None:
+    model = from_text("g (float[N, 5] x) => (float[7] y) <int64[1] s = {7}> { y = Reshape(x, s) }")
+    found = run(model, model, RandomData(runtime.open_session(model)), "snr")
+    assert (found.check.status, found.metrics) == ("skipped", ())
+    assert found.check.reason is not None
+
+
+def test_many_candidates_and_threads_share_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, x=np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32))
+    opened: list[Any] = []
+    inner = runtime.open_session
+
+    def opening(source: Any, *rest: Any) -> runtime.Session:
+        opened.append(source)
+        return inner(source, *rest)
+
+    monkeypatch.setattr(runtime, "open_session", opening)
+    found: dict[int, Any] = {}
+    data = open_dataset(path, inner(IDENTITY).inputs, DataOptions(batch=2))
+    with ReferenceRuns(IDENTITY, data) as runs:
+
+        def work(index: int) -> None:
+            found[index] = evaluate(runs, SHIFTED, metrics.resolve(["snr", "max-abs"])).metrics
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert opened.count(IDENTITY) == 1
+    assert len(found) == 4
+    assert all(rows == found[0] for rows in found.values())
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 1200])
+def test_what_is_not_kept_is_computed_again(tmp_path: Path, budget_bytes: int) -> None:
+    x = np.arange(6, dtype=np.float32)[:, None]
+    data = data_of(saved(tmp_path, x=x), STATEFUL, carried=frozenset({"s"}))
+    carry = {"t": "s"}
+    found = run(STATEFUL, STATEFUL, data, "max-abs", carry=carry, budget_bytes=budget_bytes)
+    assert found.check.is_equal
+    assert [row.candidate.value for row in found.metrics] == [0, 0]
+
+
+def test_data_that_change_between_the_walks_are_told(tmp_path: Path) -> None:
+    data = data_of(saved(tmp_path, x=np.ones((4, 3), np.float32)), IDENTITY, batch=2)
+    with ReferenceRuns(IDENTITY, data) as runs:
+        runs.fill()
+        shorter = data_of(saved(tmp_path, x=np.ones((2, 3), np.float32)), IDENTITY, batch=2)
+        runs.dataset = shorter
+        with pytest.raises(InputError, match="found 1 batches, expected 2 as before"):
+            evaluate(runs, SHIFTED, ())
+
+
+def test_a_walk_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
+    narrow = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = Identity(x) }")
+    good = GivenData([{"x": np.ones((1, 3), np.float32)}])
+    bad = GivenData([{"x": np.zeros((1, 3), np.float32)}, {"x": np.ones((1, 4), np.float32)}])
+    with ReferenceRuns(narrow, bad) as runs:
+        with pytest.raises(InputError, match="given inputs 1: model in memory: input 'x': found"):
+            runs.fill()
+        runs.dataset = good
+        assert evaluate(runs, narrow, ()).check.is_equal
