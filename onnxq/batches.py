@@ -21,7 +21,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["random", "inputs", "npz", "npz-folder", "image-classes", "images", "audio-classes"]
 
 DEFAULT_BATCH = 32
-"""Samples in a batch where neither the model nor the data nor the caller says otherwise."""
+"""Most samples in a batch where neither the model nor the data nor the caller says otherwise."""
+
+DEFAULT_BATCH_BYTES = 1 << 28
+"""Most bytes of inputs in such a batch, unless a single sample is larger."""
+
+
+def default_batch(sample_bytes: int) -> int:
+    """Return how many samples of a size make a batch that nobody settled.
+
+    >>> default_batch(1 << 10), default_batch(1 << 26), default_batch(1 << 40)
+    (32, 4, 1)
+    """
+    return max(1, min(DEFAULT_BATCH, DEFAULT_BATCH_BYTES // max(1, sample_bytes)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +97,7 @@ class DataOptions:
     Attributes:
         preprocess: How images and sounds become arrays; None is right for .npz alone.
         batch: Samples in a batch; None for what fits: the model's own first size, 1 where sizes
-            vary or state is carried, else `DEFAULT_BATCH`.
+            vary or state is carried, else `default_batch`.
         limit: Samples to stop after; None for all.
         carried: Inputs that are fed from an output of the run before. The data may lack them; what
             they have is the state that every sequence starts with, as a whole.

@@ -25,8 +25,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_BYTES = 1 << 30
 """Largest file that is read: a sound is held as a whole."""
 
-MAX_SAMPLES = 1 << 28
-"""Longest sound that resampling makes."""
+MAX_SAMPLES = 1 << 27
+"""Longest sound that is read or made by resampling: 1 GiB in float64."""
 
 _FRAMES_AT_A_TIME = 1024
 _WARNINGS = threading.Lock()  # which warnings are shown is a setting of the whole process
@@ -198,6 +198,10 @@ def _read(path: Path, where: str) -> tuple[int, Array]:
 def _mono(samples: Array, preprocess: AudioPreprocess, where: str) -> Array:
     """Return one channel as float64 of -1..1."""
     channels = samples[:, None] if samples.ndim == 1 else samples
+    if channels.size > MAX_SAMPLES:
+        raise InputError(
+            f"{where}: found {channels.size} samples, expected at most {MAX_SAMPLES}; cut it"
+        )
     if channels.shape[1] != 1 and preprocess.channel == "mono":
         raise InputError(
             f"{where}: found {channels.shape[1]} channels, expected 1; channel: mean or first "

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.batches import DEFAULT_BATCH, Batch, DataOptions, Kind
+from onnxq.batches import Batch, DataOptions, Kind, default_batch
 from onnxq.errors import InputError, OptionError
 from onnxq.fitting import describe, fixed_size, is_optional, misfit
 from onnxq.imagery import import_pillow, read_image
@@ -35,6 +35,8 @@ from onnxq.preprocess import AudioPreprocess, ImagePreprocess, Preprocess
 from onnxq.runtime import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_VALUE_BYTES = 8  # whatever the dtype, so that it does not change the batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,12 @@ class MediaData:
         rank = len(self._spec.shape)
         is_item = values.ndim == rank + 1 and len(samples) == 1
         feed = values[0] if is_item else values
+        if is_item and feed.shape[:1] == (1,) and fixed_size(self._spec, 0) is None:
+            raise InputError(  # the axis of length 1 would pass for that of the samples
+                f"{plain(str(samples[0].path))}: input {plain(self._spec.name)!r}: found "
+                f"{values.dtype.name} {list(values.shape)}, expected {describe(self._spec)}; "
+                "choose a layout without the axis of length 1 in --preprocess"
+            )
         if wrong := misfit(self._spec, feed.dtype, feed.shape):
             raise InputError(
                 f"{plain(str(samples[0].path))}: input {plain(self._spec.name)!r}: {wrong}; "
@@ -195,8 +203,10 @@ def _batch_size(spec: InputSpec, preprocess: Preprocess, options: DataOptions, s
                 f"found {samples} files, expected a multiple of {size}: {reason}{advice}"
             )
         return size
-    is_free = preprocess.is_sized and not options.carried
-    return options.batch or (DEFAULT_BATCH if is_free else 1)
+    if options.batch is not None:
+        return options.batch
+    values = preprocess.values
+    return 1 if values is None or options.carried else default_batch(values * _VALUE_BYTES)
 
 
 def _stack(paths: Sequence[Path], read: Callable[[Path], Array]) -> Array:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.batches import DEFAULT_BATCH, Batch, DataOptions, Kind
+from onnxq.batches import Batch, DataOptions, Kind, default_batch
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.feeds import LABELS
 from onnxq.fitting import describe, fixed_size, is_optional, is_tensor, misfit
@@ -237,7 +237,8 @@ def _batch_size(archive: Archive, specs: Sequence[InputSpec], options: DataOptio
     """Return the samples in a batch, which the model or the caller or neither may settle."""
     fixed = {spec.name: size for spec in specs if (size := fixed_size(spec, 0))}
     if not fixed:
-        return options.batch or (1 if options.carried else DEFAULT_BATCH)
+        row_bytes = sum(archive.heads[spec.name].row_bytes for spec in specs)
+        return options.batch or (1 if options.carried else default_batch(row_bytes))
     if len(set(fixed.values())) > 1:
         text = ", ".join(f"{plain(name)!r} takes {size}" for name, size in fixed.items())
         raise InputError(

@@ -154,9 +154,9 @@ class ImagePreprocess:
         return self.crop or (self.resize.size if self.resize else None)
 
     @property
-    def is_sized(self) -> bool:
-        """Whether every result has the same shape."""
-        return self.size is not None
+    def values(self) -> int | None:
+        """Number of values of every result; None where they depend on the image."""
+        return None if self.size is None else math.prod(self.size) * len(self.channels)
 
     @property
     def rank(self) -> int:
@@ -312,9 +312,9 @@ class AudioPreprocess:
         return tuple(token.strip() for token in self.layout.split(","))
 
     @property
-    def is_sized(self) -> bool:
-        """Whether every result has the same shape."""
-        return self.frames is not None
+    def values(self) -> int | None:
+        """Number of values of every result; None where they depend on the sound."""
+        return None if self.frames is None else self.frames * self.n_mels
 
     @property
     def rank(self) -> int:

@@ -120,6 +120,17 @@ def test_model_without_an_axis_of_samples(classes: Path) -> None:
     )
 
 
+def test_axis_of_length_one_does_not_pass_for_that_of_the_samples(classes: Path) -> None:
+    grey = replace(IMAGE, channels="L")
+    assert refusal(classes, [spec("N", 4, 6)], grey, limit=1) == (
+        "DIR/cat/00.png: input 'x': found float32 [1, 1, 4, 6], expected float32 [N, 4, 6]; "
+        "choose a layout without the axis of length 1 in --preprocess"
+    )
+    data = opened(classes, [spec("N", 4, 6)], replace(grey, layout="NHW"), limit=2)
+    assert next(data.batches()).feeds["x"].shape == (2, 4, 6)
+    assert next(opened(classes, [spec(1, 4, 6)], grey).batches()).is_item
+
+
 def test_fixed_first_size_is_the_batch(classes: Path) -> None:
     data = opened(classes, [spec(5, 3, 4, 6)], IMAGE)
     assert [batch.samples for batch in data.batches()] == [5] * 7

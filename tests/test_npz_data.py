@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxq import batches
 from onnxq.batches import Batch, DataOptions
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.npz_data import NpzData, open_npz
@@ -158,6 +159,15 @@ def test_fixed_first_size_is_the_batch(tmp_path: Path) -> None:
     text = refusal(tmp_path, inputs, arrays, limit=3)
     assert text.endswith("found 3 samples, expected a multiple of 4, which the model takes at a "
                          "time")  # fmt: skip
+
+
+def test_batches_of_large_samples_are_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "DEFAULT_BATCH_BYTES", 5 * 12)
+    arrays = {"x": np.zeros((8, 3), F4)}
+    assert sizes(opened(tmp_path, [X], arrays)) == [5, 3]
+    assert sizes(opened(tmp_path, [X], arrays, batch=8)) == [8]
 
 
 def test_different_first_sizes_are_refused(tmp_path: Path) -> None:
