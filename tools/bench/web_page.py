@@ -233,7 +233,7 @@ def console(driver: Any) -> list[str]:
 
 
 def requested(driver: Any) -> set[str]:
-    """Return the origins (or schemes, without a host) of the page's requests since the last call."""
+    """Return the origins (schemes, without a host) of the requests since the last call."""
     origins = set()
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]

@@ -4,7 +4,7 @@ const DIGITS = 10;
 const element = (id) => document.getElementById(id);
 const number = (value, digits) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-const percent = (value) => `${number(100 * value, 1)} %`;
+const percent = (value) => `${number(100 * value, 1)}\u00a0%`;
 
 /** Fills a card; `which` is "float" or "converted", sizes are in bytes, the load time in ms. */
 export function showModel(which, { bytes, originalBytes, milliseconds, right, images }) {
@@ -13,7 +13,7 @@ export function showModel(which, { bytes, originalBytes, milliseconds, right, im
   element(`${which}-load`).textContent = `${number(milliseconds, 1)} ms`;
   element(`${which}-right`).textContent = `${right} of ${images}`;
   if (bytes !== originalBytes) {
-    element("ratio").textContent = `${number(originalBytes / bytes, 1)} times smaller`;
+    element("ratio").textContent = `${number(originalBytes / bytes, 1)}× smaller`;
   }
 }
 
@@ -58,7 +58,7 @@ export function showProbabilities(floats, converted, bits) {
   const away = Math.max(...Array.from(floats, (value, digit) => Math.abs(value - converted[digit])));
   element("verdict").textContent =
     `Float says ${one} (${percent(floats[one])}), ` +
-    `${bits} bits say ${other} (${percent(converted[other])}). ` +
+    `${bits}-bit says ${other} (${percent(converted[other])}). ` +
     `Largest difference of a probability: ${away.toPrecision(2)}.`;
 }
 
