@@ -15,6 +15,7 @@ import typer.main
 import onnxq
 from onnxq import errors, options
 from onnxq.cli import app
+from onnxq.measure_options import MeasureOptions
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("*.md", "docs/**/*.md", "models/*.md", "tools/**/*.md")
@@ -105,17 +106,30 @@ def test_links_lead_to_files_of_the_repository(document: Path) -> None:
 
 
 def test_the_public_functions_are_those_of_the_readme() -> None:
-    for name in ("convert", "inspect", "restore", "validate"):
+    for name in ("convert", "inspect", "restore", "sweep", "validate"):
         assert callable(getattr(onnxq, name))
         assert name in onnxq.__all__
 
 
 def test_the_keywords_of_convert_are_those_of_the_python_page() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", text_of("docs/python.md"), flags=re.MULTILINE)
+    page = text_of("docs/python.md")
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", page, flags=re.MULTILINE)
     fields = {field.name: field.default for field in dataclasses.fields(options.ConvertOptions)}
     own = inspect.signature(onnxq.convert).parameters.values()
     fields |= {each.name: each.default for each in own if each.kind is each.KEYWORD_ONLY}
     assert {name: ast.literal_eval(default) for name, default in rows} == fields
+
+
+def test_the_keywords_of_validate_are_those_of_the_python_page() -> None:
+    page = (
+        text_of("docs/python.md").partition("## `onnxq.validate")[2].partition("## `onnxq.sweep")[0]
+    )
+    cells = re.findall(r"^\| (`.+?) \|", page, flags=re.MULTILINE)
+    written = [pair.split("=") for cell in cells for pair in re.findall(r"`(\w+=.+?)`", cell)]
+    own = inspect.signature(onnxq.validate).parameters.values()
+    expected = {each.name: each.default for each in own if each.kind is each.KEYWORD_ONLY}
+    expected |= MeasureOptions().__dict__
+    assert {name: ast.literal_eval(default) for name, default in written} == expected
 
 
 def test_the_sizes_of_the_report_page_are_those_of_the_model() -> None:
