@@ -44,11 +44,13 @@ def open_measure(document: Document, options: MeasureOptions) -> Iterator[Measur
     Raises:
         OptionError: an option does not fit the model or the data.
         InputError: the reference or the data cannot be read, or they do not fit each other.
-        UnsupportedError: onnxruntime cannot run the reference.
+        UnsupportedError: onnxruntime cannot run the reference, or CUDA is asked for and does not
+            work.
         MissingDependencyError: the data or a metric need a package that is not installed.
     """
     chosen = metrics.resolve(options.metrics)
     settings = session_settings(options, is_packed=False)
+    runtime.prepare(settings)
     try:
         reference = open_reference(document, options, settings)
     except (InputError, UnsupportedError) as err:

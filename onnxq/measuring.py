@@ -116,13 +116,15 @@ def validate(request: ValidateRequest) -> ValidateReport:
     Raises:
         OptionError: an option does not fit the model or the data.
         InputError: a model or the data cannot be read, or they do not fit each other.
-        UnsupportedError: onnxruntime cannot run the reference on data that were given.
+        UnsupportedError: onnxruntime cannot run the reference on data that were given, or CUDA is
+            asked for and does not work.
         ValidationError: the reference runs and the candidate does not, or lacks an output.
         MissingDependencyError: the data or a metric need a package that is not installed.
     """
     started = time.monotonic()
     options = request.options
     check_options(options, request.gates, has_inputs=request.inputs is not None)
+    runtime.prepare(measure_setup.session_settings(options, is_packed=False))
     sizes = [model.total_bytes(item) for item in (request.reference, request.candidate)]
     found = _measured(request)
     check, rows, performance = found.evaluation.check, found.evaluation.metrics, found.performance

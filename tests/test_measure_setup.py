@@ -155,3 +155,13 @@ def test_a_candidate_that_cannot_be_run_is_told(reference: Path, tmp_path: Path)
         with pytest.raises(ValidationError, match="the candidate does not"):
             measure(broken)
         assert measure(reference).check.is_equal
+
+
+@pytest.mark.skipif(runtime.cuda_works(), reason="CUDA works here")
+def test_cuda_that_does_not_work_is_no_reason_to_skip(reference: Path) -> None:
+    options = make_measure_options({"provider": "cuda"})
+    with (
+        pytest.raises(UnsupportedError, match="--provider cuda"),
+        open_measure(model.load(reference), options),
+    ):
+        pass
