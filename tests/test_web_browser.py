@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from onnx import version_converter
 
 import onnxq
+from onnxq.forms import canonical
 from onnxq.options import LayoutName
 from tests import real_models
 from tests.runs import run
@@ -101,13 +103,36 @@ def assert_same_as_restored(page: Page, converted: Path, feeds: Any) -> dict[str
     return found
 
 
+def convert_digits(bits: int, folder: Path) -> Path:
+    """Return digits with weights of this width.
+
+    No tensor of this model gets smaller at 15 or 16 bits, so there a plan asks for the width.
+    """
+    converted, plan = folder / "converted.onnx", folder / "plan.json"
+    report = onnxq.convert(DIGITS, converted, bits=bits, check=0)
+    if not report.tensors:
+        onnxq.convert(DIGITS, converted, bits=14, check=0, save_plan=plan, force=True)
+        plan.write_text(json.dumps(widened(json.loads(plan.read_text()), bits)))
+        report = onnxq.convert(DIGITS, converted, plan=plan, check=0, force=True)
+    assert bits in {row.bit_width for row in report.tensors}
+    return converted
+
+
+def widened(plan: dict[str, Any], bits: int) -> dict[str, Any]:
+    """Return a saved plan with this width for every encoded tensor that can make use of it."""
+    for tensor in plan["tensors"]:
+        centroids = min(tensor["elements"], 1 << bits)
+        if centroids > 1 << (bits - 1):
+            layout, width = canonical("portable", bits, centroids, 17)
+            tensor |= {"centroids": centroids, "layout": layout, "bit_width": width}
+    return plan
+
+
 @pytest.mark.parametrize("bits", range(1, 17))
 def test_every_width_gives_the_outputs_of_its_restored_twin(
     quiet: Page, held_out: dict[str, Any], tmp_path: Path, bits: int
 ) -> None:
-    converted = tmp_path / "converted.onnx"
-    report = onnxq.convert(DIGITS, converted, bits=bits, check=0)
-    assert report.tensors
+    converted = convert_digits(bits, tmp_path)
     feeds = {"image": held_out["image"]}
     found = assert_same_as_restored(quiet, converted, feeds)
     # onnxruntime's other kernels round differently: ten layers of float32, far above one ulp.
