@@ -238,6 +238,13 @@ def test_first_frame_is_taken(tmp_path: Path) -> None:
     assert set(read_image(tmp_path / "x.gif", PLAIN).flat) == {10}
 
 
+def test_picture_of_a_telephone_is_a_jpeg(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((16, 16, 3), value, np.uint8)) for value in (10, 200)]
+    path = tmp_path / "x.jpg"
+    frames[0].save(path, format="MPO", save_all=True, append_images=frames[1:])
+    assert np.abs(read_image(path, PLAIN).astype(int) - 10).max() <= 2
+
+
 @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.gif", "x.tif", "x.webp", "x.bmp"])
 def test_cut_image_is_refused(tmp_path: Path, name: str) -> None:
     path = save_image(tmp_path / name, pixels(64, 64))
