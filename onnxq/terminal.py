@@ -6,6 +6,7 @@ terminal. Nothing that goes wrong on stderr may stop a conversion.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -80,6 +81,9 @@ class _PatientConsole(Console):
 
 def make_console(*, to_stdout: bool = False) -> Console:
     """Return a console on stderr or stdout; where that is no terminal, plain and never wrapping."""
+    stream = sys.stdout if to_stdout else sys.stderr
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")  # a locale without "±" still gets the figures
     console = _PatientConsole(stderr=not to_stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _UNWRAPPED  # a file or a pipe is searched by whole names

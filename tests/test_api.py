@@ -119,7 +119,7 @@ def test_given_models_are_never_changed(tmp_path: Path) -> None:
     for operation in (onnxq.inspect, onnxq.restore):
         operation(converted)
     onnxq.convert(converted, requantize=True, **FAST)
-    onnxq.validate(proto, converted)
+    onnxq.validate(proto, converted, performance=False)
     assert (proto.SerializeToString(), converted.SerializeToString()) == before
     assert onnx_ir.to_proto(model).SerializeToString(deterministic=True) == text
 
@@ -132,7 +132,14 @@ def test_what_is_no_model_is_refused(source: Any) -> None:
 
 
 def test_public_names_are_there_at_once() -> None:
-    assert set(onnxq.__all__) == {"__version__", "convert", "inspect", "restore", "validate"}
+    assert set(onnxq.__all__) == {
+        "__version__",
+        "convert",
+        "inspect",
+        "restore",
+        "sweep",
+        "validate",
+    }
     assert set(onnxq.__all__) <= set(dir(onnxq))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         onnxq.nothing  # noqa: B018
@@ -169,7 +176,7 @@ def test_random_indices_reach_the_whole_table() -> None:
     for tensor in candidate.graph.initializer:
         if tensor.name == table.name:
             tensor.CopyFrom(numpy_helper.from_array(values, table.name))
-    assert not onnxq.validate(reference, candidate, samples=300).check.is_equal
+    assert not onnxq.validate(reference, candidate, samples=300, performance=False).check.is_equal
 
 
 def test_large_model_is_checked_on_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +413,7 @@ def test_part_of_a_plan_converts_that_part(tmp_path: Path) -> None:
 
 
 def test_equal_models_are_valid() -> None:
-    report = onnxq.validate(graphs.attention(), graphs.attention(), min_snr=300)
+    report = onnxq.validate(graphs.attention(), graphs.attention(), min_snr=300, performance=False)
     assert (report.passed, report.failures) == (True, ())
     assert report.check.is_equal
     assert report.reference.file_bytes == report.candidate.file_bytes
@@ -417,11 +424,11 @@ def test_candidate_below_the_least_ratio_fails_by_name(tmp_path: Path) -> None:
     _, converted = convert(proto, bits=2)
     path = saved(tmp_path, converted)
     for candidate in (converted, path, onnx_ir.from_proto(converted)):
-        report = onnxq.validate(proto, candidate, min_snr=60, samples=2)
+        report = onnxq.validate(proto, candidate, min_snr=60, samples=2, performance=False)
         assert not report.passed
         assert len(report.failures) == 1
         assert report.failures[0].startswith("--min-snr 60: output 'y' has ")
-        assert onnxq.validate(proto, candidate, min_snr=1).passed
+        assert onnxq.validate(proto, candidate, min_snr=1, performance=False).passed
     assert report.candidate.ratio is not None
     assert report.candidate.ratio > 5
 
@@ -431,7 +438,7 @@ def test_inputs_of_the_caller_are_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros((2, 64), np.float32), label=np.zeros(2))
     _, converted = convert(proto, bits=2, include="w")
     for inputs in (tmp_path / "x.npz", {"x": np.zeros((2, 64), np.float32)}):
-        report = onnxq.validate(proto, converted, inputs=inputs)
+        report = onnxq.validate(proto, converted, inputs=inputs, performance=False)
         assert report.check.is_equal  # nothing but the bias is left
     with pytest.raises(OnnxqError):
         onnxq.validate(proto, converted, inputs={"x": np.zeros((2, 3), np.float32)})

@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import onnxq
-from onnxq import report
+from onnxq import report, working_points
 from onnxq.cli import app
 from onnxq.errors import BudgetError, InputError, OnnxqError, OutputError
-from tests import reports
+from tests import reports, sweeps
 from tests.test_report import closed
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +52,10 @@ class FakeApi(types.ModuleType):
 
     def validate(self, *args: Any, **options: Any) -> Any:
         return self._called("validate", self.validated, args, options)
+
+    def sweep(self, *args: Any, **options: Any) -> Any:
+        answer = dataclasses.replace(sweeps.SWEPT, command_line=options["command_line"])
+        return self._called("sweep", answer, args, options)
 
 
 @pytest.fixture
@@ -196,6 +200,121 @@ def test_each_option_of_validate_reaches_the_api(
             {"inputs": None, "progress": None, **expected},
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", {}),
+        ("--bits 2,4", {"bits": "2,4"}),
+        ("--init optimal,uniform", {"grid": {"init": ("optimal", "uniform")}}),
+        ("--init optimal --init uniform", {"grid": {"init": ("optimal", "uniform")}}),
+        (
+            "--layout native --grid layout=bytes --grid quantize-bias=yes,no",
+            {"grid": {"layout": ("native", "bytes"), "quantize_bias": (True, False)}},
+        ),
+        ("--codebook-dtype float16", {"grid": {"codebook_dtype": ("float16",)}}),
+        ("--data d --limit 3 --metric top1", {"data": Path("d"), "limit": 3, "metrics": ["top1"]}),
+        ("--state s -j 2", {"state": Path("s"), "jobs": 2}),
+        ("--csv c.csv", {"state": Path("c.csv.sweep")}),
+        ("--csv c.csv --json j.json", {"state": Path("j.json.sweep")}),
+        ("--json - --csv c.csv", {"state": Path("c.csv.sweep")}),
+        ("--json -", {}),
+    ],
+)
+def test_each_option_of_sweep_reaches_the_api(
+    api: FakeApi, arguments: str, expected: dict[str, Any]
+) -> None:
+    result = run("sweep", "a.onnx", *arguments.split())
+    assert result.exit_code == 0, result.output
+    defaults = {"bits": "2-8", "grid": {}, "state": None, "jobs": 0, "progress": None}
+    line = " ".join(["onnxq sweep a.onnx", *arguments.split()])
+    assert api.calls == [
+        ("sweep", (Path("a.onnx"),), {**defaults, "command_line": line, **expected})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--plot a.jpg", "--plot a.jpg: found suffix '.jpg', expected .png or .svg"),
+        ("--plot-metric top1", "--plot-metric is for --plot, which is not given"),
+        ("--csv a --json a", "--json a: is the same file as that of --csv"),
+        ("--csv a.onnx", "--csv a.onnx: is the same file as that of MODEL"),
+        ("--csv -", "--csv '-': would be a file"),
+        ("--grid layout", "--grid: found 'layout'"),
+        ("--grid nope=1", "--grid: found 'nope', expected a convert option"),
+        ("--limit 3", "--limit is for inputs of --data"),
+    ],
+)
+def test_a_sweep_that_cannot_be_made_is_refused_before_any_work(
+    api: FakeApi, arguments: str, message: str
+) -> None:
+    result = run("sweep", "a.onnx", *arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {message}")
+    assert api.calls == []
+
+
+def test_a_sweep_writes_what_was_asked_for(api: FakeApi, tmp_path: Path) -> None:
+    files = ["--csv", "s.csv", "--json", "s.json", "--plot", "s.svg", "--html", "s.html"]
+    result = run("sweep", "a.onnx", *files)
+    assert result.exit_code == 0, result.output
+    assert "bits" in result.stdout
+    assert (tmp_path / "s.csv").read_text().startswith("model,")
+    data = json.loads((tmp_path / "s.json").read_text())
+    command_line = " ".join(["onnxq sweep a.onnx", *files])
+    assert data["command_line"] == command_line
+    assert "<svg" in (tmp_path / "s.svg").read_text()
+    assert command_line in (tmp_path / "s.html").read_text()
+    again = run("sweep", "a.onnx", *files)
+    assert again.exit_code == OutputError.exit_code
+    assert len(api.calls) == 1
+
+
+def test_an_interrupted_sweep_says_how_it_continues(api: FakeApi, tmp_path: Path) -> None:
+    api.error = KeyboardInterrupt()
+    assert run("sweep", "a.onnx", "--json", "s.json").stderr == "interrupted\n"
+    (tmp_path / "s.json.sweep").write_text("points")
+    result = run("sweep", "a.onnx", "--json", "s.json")
+    assert result.exit_code == 130
+    assert result.stderr == (
+        "finished points are in s.json.sweep; the same command continues\ninterrupted\n"
+    )
+
+
+def test_reports_of_earlier_commands_are_shown(api: FakeApi, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(working_points.dumps(sweeps.SWEPT))
+    (tmp_path / "v.json").write_text(report.dumps(reports.VALIDATED))
+    shown = run("report", "s.json", "v.json")
+    assert shown.exit_code == 0, shown.output
+    assert "bits/w" in shown.stdout
+    assert "top1@y" in shown.stdout or "top1" in shown.stdout
+    made = run("report", "s.json", "v.json", "--html", "p.html", "--plot", "p.png")
+    assert (made.exit_code, made.output) == (0, "")
+    assert "onnxq report s.json v.json --html p.html" in (tmp_path / "p.html").read_text()
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert api.calls == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "r.json: cannot be read: No such file or directory"),
+        ("{", "r.json: is no JSON, expected a report of --json"),
+        ("[" * 100_000, "r.json: is no JSON, expected a report of --json"),
+        ("[]", "r.json: report: found no report of onnxq"),
+        ('{"command": "sweep", "schema_version": 0}', "r.json: report: found schema version 0"),
+    ],
+)
+def test_what_is_no_report_is_an_input_error(
+    content: str | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "r.json").write_text(content)
+    result = run("report", "r.json")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize(
@@ -445,13 +564,20 @@ def test_help_is_light() -> None:
     assert "--bits" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["convert", "inspect", "restore", "validate"])
+COMMANDS = ["convert", "inspect", "report", "restore", "sweep", "validate"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_of_the_command(command: str) -> None:
     text = run(command, "--help").stdout
     assert f"onnxq {command} " in text.partition("Example")[2]
 
 
 def test_help_fits_80_columns_and_cuts_no_option() -> None:
+    for command in COMMANDS:
+        lines = run(command, "--help").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert not any("…" in line or "<bool>" in line for line in lines)
     text = run("convert", "--help").stdout
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -484,7 +610,7 @@ def test_a_model_is_converted_inspected_restored_and_validated(tmp_path: Path) -
         ["inspect", str(DIGITS)],
         ["inspect", small],
         ["restore", small, plain],
-        ["validate", small, plain, "--min-snr", "300"],
+        ["validate", small, plain, "--min-snr", "300", "--no-performance"],
     ):
         result = run(*arguments, "--json", "-")
         assert result.exit_code == 0, result.output
@@ -492,7 +618,7 @@ def test_a_model_is_converted_inspected_restored_and_validated(tmp_path: Path) -
         schema.validate(data)
         assert report.from_json(data).to_json() == data
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "small.onnx").read_bytes()
-    assert run("validate", str(DIGITS), small, "--min-snr", "90").exit_code == 6
+    assert run("validate", str(DIGITS), small, "--min-snr", "90", "--no-performance").exit_code == 6
     assert run("convert", small, plain).exit_code == OutputError.exit_code
 
 

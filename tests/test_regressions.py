@@ -90,7 +90,7 @@ def test_bodies_before_ir_4_come_back_valid(opset: int) -> None:
     _, converted = onnxq.convert(proto, bits=4)
     _, restored = onnxq.restore(converted)
     onnx.checker.check_model(restored)
-    assert onnxq.validate(restored, converted).check.is_equal
+    assert onnxq.validate(restored, converted, performance=False).check.is_equal
 
 
 def test_published_bytes_count_the_width_asked_for() -> None:

@@ -44,6 +44,40 @@ def test_the_bar_shows_stage_bytes_and_tensor_on_one_line(width: int) -> None:
     assert max(map(len, drawn.replace("\r", "\n").splitlines())) < width + 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    stage: str
+    subject: str = ""
+    done: int = 0
+    total: int | None = None
+
+
+def test_no_steps_where_none_are_shown() -> None:
+    with terminal.steps(Console(file=io.StringIO()), is_shown=False) as tell:
+        assert tell is None
+
+
+def test_steps_are_counted_stage_by_stage() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, color_system=None)
+    with terminal.steps(console, is_shown=True) as tell:
+        assert tell is not None
+        tell(Step(stage="reference", subject="v.npz\x1b[2J", done=32, total=128))
+        tell(Step(stage="candidate", done=64))
+        tell(Step(stage="timing"))
+    drawn = out.getvalue()
+    assert "timing" in drawn
+    assert max(map(len, drawn.replace("\r", "\n").splitlines())) < 120
+
+
+def test_a_stream_without_unicode_takes_every_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    terminal.make_console(to_stdout=True).print("0.5 ±0.1")
+    sys.stdout.flush()
+    assert raw.getvalue() == b"0.5 ?0.1\n"
+
+
 def test_the_console_is_on_stderr_and_takes_nothing_for_markup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
