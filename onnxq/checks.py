@@ -17,10 +17,13 @@ import numpy as np
 
 from onnxq import draws, record_json, runtime
 from onnxq.errors import InputError, UnsupportedError, ValidationError
+from onnxq.parallel import blocks
 
 _Run = tuple[Mapping[str, Any], dict[str, Any]]
 """The inputs of a sample and the reference's outputs for them."""
 
+_BLOCK_ELEMENTS = 1 << 20
+"""Elements that are compared at a time, as float64."""
 _LOADS = 10
 _SHORT_SECONDS = 0.3
 """A shorter load is repeated: the ratio of two single short times would be noise."""
@@ -142,6 +145,10 @@ class OutputSums:
             self._fail(f"dtype {right.dtype} instead of {left.dtype}")
         elif left.shape != right.shape:
             self._fail(f"shape {list(right.shape)} instead of {list(left.shape)}")
+        elif left.size > _BLOCK_ELEMENTS:
+            flat = left.reshape(-1), right.reshape(-1)
+            for start, stop in blocks(left.size, _BLOCK_ELEMENTS):
+                self._add_array(flat[0][start:stop], flat[1][start:stop])
         elif left.dtype.kind in "iu":
             self._add_numbers(left, right, _distance(left, right))
         else:

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from onnxq.errors import InputError
+from onnxq.parallel import blocks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DIFFERENCE_COLUMNS = 9
+_BLOCK_ELEMENTS = 1 << 20
+"""Elements that are float64 at a time, unless one sample has more."""
 
 
 class Misfit(Exception):
@@ -50,24 +53,35 @@ def difference_rows(reference: Any, candidate: Any, samples: int) -> Array:
     if not _is_alike(reference, candidate):
         return np.full((1, DIFFERENCE_COLUMNS), np.nan)
     count = samples if reference.ndim and len(reference) == samples else 1
-    left, right = (
-        value.astype(np.float64).reshape(count, value.size // max(count, 1))
-        for value in (reference, candidate)
-    )
+    size = reference.size // max(count, 1)
+    left, right = (value.reshape(count, size) for value in (reference, candidate))
+    parts = [
+        _compared(left[start:stop], right[start:stop])
+        for start, stop in blocks(count, max(1, _BLOCK_ELEMENTS // max(size, 1)))
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, DIFFERENCE_COLUMNS))
+
+
+def _compared(left: Array, right: Array) -> Array:
+    """Return the rows of differences of samples that are rows, without those of no element."""
+    left, right = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(all="ignore"):
-        same = (left == right) | (np.isnan(left) & np.isnan(right))
         finite = np.isfinite(left) & np.isfinite(right)
-        rows = _difference_columns(left, right, finite)
+        if finite.all():
+            rows = _difference_columns(left, right, left, left)
+        else:
+            low, high = np.where(finite, left, np.inf), np.where(finite, left, -np.inf)
+            ours, theirs = np.where(finite, left, 0), np.where(finite, right, 0)
+            rows = _difference_columns(ours, theirs, low, high)
+            rows[:, 6] = finite.sum(1)
+    same = (left == right) | (np.isnan(left) & np.isnan(right))
     rows[~(finite | same).all(1)] = np.nan
     compared: Array = rows[rows[:, 6] != 0]
     return compared
 
 
-def _difference_columns(left: Array, right: Array, finite: Array) -> Array:
-    """Return the columns of the finite elements; the order is that of `aggregates`."""
-    low = np.where(finite, left, np.inf).min(1, initial=np.inf)
-    high = np.where(finite, left, -np.inf).max(1, initial=-np.inf)
-    left, right = np.where(finite, left, 0), np.where(finite, right, 0)
+def _difference_columns(left: Array, right: Array, low: Array, high: Array) -> Array:
+    """Return the columns in the order of `aggregates`; `low` and `high` give the range."""
     noise = np.abs(left - right)
     columns = [
         np.square(left).sum(1),
@@ -76,9 +90,9 @@ def _difference_columns(left: Array, right: Array, finite: Array) -> Array:
         np.square(noise).sum(1),
         noise.max(1, initial=0),
         noise.sum(1),
-        finite.sum(1),
-        low,
-        high,
+        np.full(len(left), left.shape[1]),
+        low.min(1, initial=np.inf),
+        high.max(1, initial=-np.inf),
     ]
     return np.stack(columns, axis=1).astype(np.float64)
 

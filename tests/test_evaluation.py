@@ -1,4 +1,3 @@
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -227,63 +226,3 @@ def test_a_reference_that_no_random_input_fits_is_skipped() -> None:
     found = run(model, model, RandomData(runtime.open_session(model)), "snr")
     assert (found.check.status, found.metrics) == ("skipped", ())
     assert found.check.reason is not None
-
-
-def test_many_candidates_and_threads_share_the_reference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = saved(tmp_path, x=np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32))
-    opened: list[Any] = []
-    inner = runtime.open_session
-
-    def opening(source: Any, *rest: Any) -> runtime.Session:
-        opened.append(source)
-        return inner(source, *rest)
-
-    monkeypatch.setattr(runtime, "open_session", opening)
-    found: dict[int, Any] = {}
-    data = open_dataset(path, inner(IDENTITY).inputs, DataOptions(batch=2))
-    with ReferenceRuns(IDENTITY, data) as runs:
-
-        def work(index: int) -> None:
-            found[index] = evaluate(runs, SHIFTED, metrics.resolve(["snr", "max-abs"])).metrics
-
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert opened.count(IDENTITY) == 1
-    assert len(found) == 4
-    assert all(rows == found[0] for rows in found.values())
-
-
-@pytest.mark.parametrize("budget_bytes", [0, 1200])
-def test_what_is_not_kept_is_computed_again(tmp_path: Path, budget_bytes: int) -> None:
-    x = np.arange(6, dtype=np.float32)[:, None]
-    data = data_of(saved(tmp_path, x=x), STATEFUL, carried=frozenset({"s"}))
-    carry = {"t": "s"}
-    found = run(STATEFUL, STATEFUL, data, "max-abs", carry=carry, budget_bytes=budget_bytes)
-    assert found.check.is_equal
-    assert [row.candidate.value for row in found.metrics] == [0, 0]
-
-
-def test_data_that_change_between_the_walks_are_told(tmp_path: Path) -> None:
-    data = data_of(saved(tmp_path, x=np.ones((4, 3), np.float32)), IDENTITY, batch=2)
-    with ReferenceRuns(IDENTITY, data) as runs:
-        runs.fill()
-        shorter = data_of(saved(tmp_path, x=np.ones((2, 3), np.float32)), IDENTITY, batch=2)
-        runs.dataset = shorter
-        with pytest.raises(InputError, match="found 1 batches, expected 2 as before"):
-            evaluate(runs, SHIFTED, ())
-
-
-def test_a_walk_that_failed_leaves_nothing_behind(tmp_path: Path) -> None:
-    narrow = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = Identity(x) }")
-    good = GivenData([{"x": np.ones((1, 3), np.float32)}])
-    bad = GivenData([{"x": np.zeros((1, 3), np.float32)}, {"x": np.ones((1, 4), np.float32)}])
-    with ReferenceRuns(narrow, bad) as runs:
-        with pytest.raises(InputError, match="given inputs 1: model in memory: input 'x': found"):
-            runs.fill()
-        runs.dataset = good
-        assert evaluate(runs, narrow, ()).check.is_equal
