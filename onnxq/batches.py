@@ -117,3 +117,13 @@ class DataOptions:
         for name, value in (("batch", self.batch), ("limit", self.limit)):
             if value is not None and value < 1:
                 raise OptionError(f"{name}: found {value}, expected at least 1")
+
+
+def check_batch(options: DataOptions, size: int, reason: str) -> None:
+    """Check that the caller asks for batches of the only size there is, or of none.
+
+    Raises:
+        OptionError: it is another one.
+    """
+    if options.batch not in (None, size):
+        raise OptionError(f"batch: found {options.batch}, expected {size}: {reason}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.batches import Batch, DataOptions, Kind, default_batch
+from onnxq.batches import Batch, DataOptions, Kind, check_batch, default_batch
 from onnxq.errors import InputError, OptionError
 from onnxq.fitting import describe, fixed_size, is_optional, misfit
 from onnxq.imagery import import_pillow, read_image
@@ -194,8 +194,7 @@ def _batch_size(spec: InputSpec, preprocess: Preprocess, options: DataOptions, s
     else:
         reason = f"{name} takes {size} samples at a time"
     if size:
-        if options.batch not in (None, size):
-            raise OptionError(f"batch: found {options.batch}, expected {size}: {reason}")
+        check_batch(options, size, reason)
         if samples % size:
             full = samples - samples % size
             advice = f"; use --limit {full}" if full else ""

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.batches import Batch, DataOptions, Kind, default_batch
-from onnxq.errors import InputError, OptionError, UnsupportedError
+from onnxq.batches import Batch, DataOptions, Kind, check_batch, default_batch
+from onnxq.errors import InputError, UnsupportedError
 from onnxq.feeds import LABELS
 from onnxq.fitting import describe, fixed_size, is_optional, is_tensor, misfit
 from onnxq.npy_stream import Archive, ArrayHead, open_archive
@@ -248,16 +248,6 @@ def _batch_size(archive: Archive, specs: Sequence[InputSpec], options: DataOptio
     name, size = fixed.popitem()
     check_batch(options, size, f"input {plain(name)!r} takes {size} samples at a time")
     return size
-
-
-def check_batch(options: DataOptions, size: int, reason: str) -> None:
-    """Check that the caller asks for batches of the only size there is, or of none.
-
-    Raises:
-        OptionError: it is another one.
-    """
-    if options.batch not in (None, size):
-        raise OptionError(f"batch: found {options.batch}, expected {size}: {reason}")
 
 
 def _one_at_a_time(archive: Archive, name: str, options: DataOptions) -> int:
