@@ -22,6 +22,7 @@ from onnxq import (
     conversion,
     measure_setup,
     memory,
+    metrics,
     model,
     recognise,
     scratch,
@@ -136,6 +137,7 @@ def sweep(
     """
     started = time.monotonic()
     points = make_grid(request.bits, request.axes)
+    metrics.resolve(request.measure.metrics)  # imports users' metrics, whose source is in the keys
     document = sources.open_model(source)
     if recognise.find(document):
         raise UnsupportedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import signal
 import subprocess
 import sys
@@ -412,3 +413,28 @@ def test_the_table_of_the_sweep_page_has_the_sizes_of_the_model(bits: int) -> No
     cells = [f"{report.output.file_bytes:,}", f"{report.output.ratio:.2f}"]
     cells += [f"{report.bits_per_weight:.2f}", f"{report.ce2_bytes:,}"]
     assert any(line.split()[:5] == [str(bits), *cells] for line in page.splitlines())
+
+
+def test_a_users_metric_that_changed_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    digits, source = ROOT / "models" / "digits.onnx", Path("metric_of_a_sweep_test.py")
+    measure = MeasureOptions(metrics=("metric_of_a_sweep_test:score",))
+    request = SweepRequest(bits=2, measure=measure, state=tmp_path / "s")
+    found = []
+    for value in (1.0, 1.0, 2.5):
+        source.write_text(f"def score(outputs, sample): return [{value}]")
+        sys.modules.pop("metric_of_a_sweep_test", None)
+        importlib.invalidate_caches()
+        report = sweep(digits, request, sweeping.Tools(convert=convert))
+        found.append((report.reused, report.points[0].metrics[0].candidate.value))
+    assert found == [(0, 1.0), (1, 1.0), (0, 2.5)]
+
+
+def test_an_unknown_metric_is_told_before_the_model_is_read(tmp_path: Path) -> None:
+    request = SweepRequest(measure=MeasureOptions(metrics=("frob",)))
+    with pytest.raises(OptionError, match="frob"):
+        sweep(tmp_path / "missing.onnx", request, Bench().tools)
