@@ -187,9 +187,11 @@ def _validation(report: ValidateReport) -> dict[str, Any]:
         tables.append(page_tables.outputs_table(report))
     if report.performance is not None:
         tables.append(page_tables.performance_table(report.performance))
+    passed = "Every gate passed" if report.gates else "Every output can be compared"
     return {
         "heading": _heading(report),
         "passed": report.passed,
+        "verdict": passed if report.passed else "Failed",
         "failures": [one_line(line) for line in report.failures],
         "reason": one_line(report.check.reason or ""),
         "tables": [without_blanks(table) for table in tables],
@@ -254,8 +256,10 @@ def _data(data: DataUsed) -> str:
 def _payload(reports: Sequence[DrawnReport], shown: Sequence[Entry]) -> dict[str, Any]:
     """Return the data of the charts."""
     known = overlay.measures(shown)
+    texts: dict[str, int] = {}
     return {
-        "entries": [_entry(shown, entry, known) for entry in shown],
+        "entries": [_entry(shown, entry, known, texts) for entry in shown],
+        "texts": list(texts),
         "charts": {
             measure.label: {
                 size: _chart(figures.chart(shown, measure, size)) for size in _sizes(shown)
@@ -280,13 +284,16 @@ def _payload(reports: Sequence[DrawnReport], shown: Sequence[Entry]) -> dict[str
     }
 
 
-def _entry(shown: Sequence[Entry], entry: Entry, known: Sequence[Measure]) -> dict[str, Any]:
+def _entry(
+    shown: Sequence[Entry], entry: Entry, known: Sequence[Measure], texts: dict[str, int]
+) -> dict[str, Any]:
+    """Return a point's data; its tensors name their texts, the same at most points, by number."""
     ledger = entry.point.ledger
     return {
         "label": overlay.full_label(shown, entry),
         "hover": _hover(shown, entry, known),
         "ledger": None if ledger is None else page_tables.ledger_parts(ledger),
-        "tensors": [_tensor(row) for row in entry.point.tensors],
+        "tensors": [_tensor(row, texts) for row in entry.point.tensors],
     }
 
 
@@ -308,16 +315,19 @@ def _hover(shown: Sequence[Entry], entry: Entry, known: Sequence[Measure]) -> li
     return lines
 
 
-def _tensor(row: TensorRow) -> list[Any]:
+def _tensor(row: TensorRow, texts: dict[str, int]) -> list[Any]:
+    def number(text: str) -> int:
+        return texts.setdefault(text, len(texts))
+
     return [
-        tensor_name(row.name, row.graph),
+        number(tensor_name(row.name, row.graph)),
         row.bit_width,
         row.elements,
         row.original_bytes,
         row.stored_bytes,
         None if row.snr_db is None else overlay.finite(row.snr_db),
-        "x".join(map(str, row.shape)),
-        row.scheme if row.same_as is None else f"shared with {plain(row.same_as)}",
+        number("x".join(map(str, row.shape))),
+        number(row.scheme if row.same_as is None else f"shared with {plain(row.same_as)}"),
     ]
 
 

@@ -329,14 +329,14 @@ def _metric_cells(row: MetricRow) -> tuple[Cell, ...]:
     change = row.relative_change
     equal = Cell(text="exact", sort=1e9)
     return (
-        _words(row.label),
+        _words(f"{row.label} ({row.unit})" if row.unit else row.label),
         number(row.samples, 0),
         _estimate(row.reference),
         equal if row.candidate.value is None and row.is_equal else _estimate(row.candidate),
         _estimate(row.difference),
         Cell(text="-") if change is None else Cell(text=f"{100 * change:+.3g} %", sort=change),
         _words(verdicts[row.is_within_noise]),
-        _words(", ".join(part for part in (row.unit, row.detail) if part)),
+        _words(row.detail),
     )
 
 

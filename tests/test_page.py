@@ -171,7 +171,8 @@ def test_the_data_of_the_charts_is_that_of_the_report() -> None:
     ]
     for entry, point in zip(data["entries"], sweep.points, strict=True):
         assert sum(entry["ledger"]) == point.file_bytes
-        assert [row[0] for row in entry["tensors"]] == [row.name for row in point.tensors]
+        names = [data["texts"][row[0]] for row in entry["tensors"]]
+        assert names == [row.name for row in point.tensors]
     assert list(data["charts"]) == ["top1@probabilities", "top1-agreement@probabilities", "snr"]
     assert list(data["charts"]["snr"]) == ["file", "share", "rate", "ce2"]
 

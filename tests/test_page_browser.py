@@ -263,6 +263,7 @@ def test_an_old_browser_keeps_the_tables_and_says_so(browser) -> None:
         browser.open(page.render([digits_sweep()]))
         assert browser.run("return root.dataset.state") == "failed"
         assert "the tables hold every figure" in browser.all("#problem")[0].text
+        assert len(browser.all("#tensors-body tr")) == 12
         browser.all("table.points thead button")[1].click()
         found = browser.column("table.points", 1)
         assert found == sorted(found, key=float)

@@ -3,6 +3,11 @@
 // plotly, which reads a little markup, gets them escaped (`quoted`).
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  for (const entry of data.entries) {
+    for (const row of entry.tensors) {
+      for (const place of [0, 6, 7]) row[place] = data.texts[row[place]];
+    }
+  }
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
   const MOST_BARS = 40;
@@ -285,10 +290,10 @@
     const why = known.length < entry.tensors.length ? "exact or shared ones are left out; " : "";
     byId("tensors-remark").textContent = omitted
       ? `${rows.length} of ${entry.tensors.length} tensors are drawn; ${why}all are in the table.` : "";
-    fillTensors(entry);
   }
 
-  function fillTensors(entry) {
+  function fillTensors() {
+    const entry = data.entries[byId("entry").value];
     byId("tensors-caption").textContent = `Tensors of ${entry.label} (${entry.tensors.length})`;
     const cell = (value, kind) => {
       const isNumber = kind === "number";
@@ -364,6 +369,8 @@
   }
 
   async function start() {
+    byId("entry")?.addEventListener("change", fillTensors);
+    if (byId("entry")) fillTensors();
     await loadLibrary();
     drawAll();
     for (const id of ["measure", "size"]) byId(id)?.addEventListener("change", drawCurves);
@@ -373,7 +380,7 @@
       const option = byId("entry")?.querySelector(`option[value="${Number(entry)}"]`);
       if (!option) return;
       option.selected = true;
-      drawTensors();
+      byId("entry").dispatchEvent(new Event("change"));
     });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
     matchMedia("(max-width: 639px)").addEventListener("change", drawAll);
