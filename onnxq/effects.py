@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, GraphProto, TensorProto
 
 from onnxq import files, model, recognise, revert, summary, tensors
 from onnxq.checks import OutputDifference, OutputSums
@@ -176,7 +176,9 @@ def _exchanged(reference: Document, weight: Weight, values: tensors.Array) -> It
         finally:
             container.CopyFrom(kept)
         return
-    tensor = weight.scope.proto.initializer[weight.position]
+    graph = weight.scope.proto
+    assert isinstance(graph, GraphProto)  # functions hold no initializers
+    tensor = graph.initializer[weight.position]
     original = TensorProto()
     original.CopyFrom(tensor)
     tensor.CopyFrom(_tensor(weight.name, weight, values))
