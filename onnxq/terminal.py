@@ -81,10 +81,10 @@ class _PatientConsole(Console):
 
 def make_console(*, to_stdout: bool = False) -> Console:
     """Return a console on stderr or stdout; where that is no terminal, plain and never wrapping."""
-    stream = sys.stdout if to_stdout else sys.stderr
+    console = _PatientConsole(stderr=not to_stdout, highlight=False, markup=False, emoji=False)
+    stream = console.file
     if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
         stream.reconfigure(errors="replace")  # a locale without "±" still gets the figures
-    console = _PatientConsole(stderr=not to_stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _UNWRAPPED  # a file or a pipe is searched by whole names
     return console
