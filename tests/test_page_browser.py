@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -239,6 +240,25 @@ def test_each_figure_of_the_tensors_is_drawn_and_tabled(opened, figure) -> None:
     remark = opened.all("#tensors-remark")[0].text
     assert remark == "" if drawn == 12 else remark.startswith(f"{drawn} of 12 tensors")
     assert len(opened.all("#tensors-body tr")) == 12
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_long_names_of_tensors_stay_apart(browser, width) -> None:
+    sweep = digits_sweep(("optimal",), (2, 4))
+    point = sweep.points[0]
+    rows = tuple(
+        dataclasses.replace(
+            point.tensors[0], name=f"model/encoder/layer.{n}/attention/query/weight"
+        )
+        for n in range(60)
+    )
+    points = (dataclasses.replace(point, tensors=rows),)
+    browser.open(page.render([dataclasses.replace(sweep, points=points)]), width=width)
+    labels = [element.text for element in browser.all("#tensors .ytick text")]
+    assert len(labels) == len(set(labels)) == 40
+    assert max(map(len, labels)) <= (38 if width == WIDE else 18)
+    assert all("layer." in label for label in labels) or width == NARROW
+    assert browser.all("#tensors-remark")[0].text.startswith("40 of 60 tensors")
 
 
 def test_hostile_names_are_shown_and_never_run(browser) -> None:

@@ -30,6 +30,25 @@
     return `${text.slice(0, length - 1 - tail)}\u2026${text.slice(-tail)}`;
   }
 
+  // What many names share at both ends goes first, since it tells none of them from another.
+  function told(names, room) {
+    if (names.length < 2 || names.every((name) => name.length <= room)) {
+      return names.map((name) => shortened(name, room));
+    }
+    const shortest = Math.min(...names.map((name) => name.length));
+    let head = 0, tail = 0;
+    while (head < shortest && names.every((name) => name[head] === names[0][head])) head += 1;
+    while (tail < shortest - head && names.every((name) => name.at(-1 - tail) === names[0].at(-1 - tail))) tail += 1;
+    const longest = Math.max(...names.map((name) => name.length));
+    const spare = Math.max(0, room - 2 - (longest - head - tail));
+    const from = Math.max(0, head - Math.ceil(spare / 2));
+    const cut = Math.max(0, tail - (spare - (head - from)));
+    return names.map((name) => {
+      const middle = name.slice(from, name.length - cut);
+      return shortened((from ? "\u2026" : "") + middle + (cut ? "\u2026" : ""), room);
+    });
+  }
+
   function axis(title, extra) {
     return {
       title: { text: quoted(title), standoff: 12 },
@@ -224,7 +243,7 @@
       yaxis: axis("", {
         autorange: "reversed", fixedrange: true, showgrid: false, ticks: "",
         tickvals: bars.map((_, index) => index),
-        ticktext: bars.map((name) => `${quoted(shortened(name, room))} `),
+        ticktext: told(bars, room).map((name) => `${quoted(name)} `),
       }),
     });
   }
