@@ -99,6 +99,12 @@ def build(folder: Path) -> Path:
     return example / "dist"
 
 
+def runtime_version() -> str:
+    """Return the version of onnxruntime-web that the lock file names."""
+    lock = json.loads((ROOT / EXAMPLE / "package-lock.json").read_text(encoding="utf-8"))
+    return str(lock["packages"]["node_modules/onnxruntime-web"]["version"])
+
+
 def _npm(folder: Path, *arguments: str) -> None:
     found = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
