@@ -219,7 +219,7 @@
     const traces = chart.series.map((series, index) => seriesTrace(series, index, isLabelled));
     draw(byId("curves"), [...frontTraces(chart), ...anchors, ...traces], {
       height: isNarrow() ? 340 : 440,
-      margin: { l: 10, r: 12, t: 16, b: 10 },
+      margin: { l: 10, r: 12, t: isNarrow() ? 30 : 16, b: 10 },
       xaxis: axis(chart.x, { showline: true, nticks: isNarrow() ? 5 : 10 }),
       yaxis: axis(isNarrow() ? "" : chart.y, {}),
       title: isNarrow() ? { text: quoted(chart.y), font: { size: 13 }, x: 0, xanchor: "left", y: 0.99, yanchor: "top" } : undefined,
