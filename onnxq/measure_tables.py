@@ -6,6 +6,7 @@ Owns columns, units and digits of measured figures. A difference stands with hal
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -17,13 +18,20 @@ from onnxq.report_tables import decibels, make_table, place
 
 
 def gate_table(rows: Sequence[GateRow]) -> Table:
-    """Return every gate, what it looks at, what was found, and whether it passed."""
-    table = make_table("gate", "of", "found", "")
-    table.columns[1].justify = "left"
+    """Return every gate, what was found, and whether it passed.
+
+    What a gate looks at is told where it looks at several things.
+    """
+    counts = Counter(row.gate for row in rows)
+    has_several = any(count > 1 for count in counts.values())
+    table = make_table("gate", *(["of"] if has_several else []), "found", "")
+    if has_several:
+        table.columns[1].justify = "left"
     for row in rows:
+        subject = [Text(plain(row.subject if counts[row.gate] > 1 else ""))] if has_several else []
         table.add_row(
             Text(plain(row.gate)),
-            Text(plain(row.subject)),
+            *subject,
             "-" if row.found is None else f"{row.found:.4g}",
             Text("ok", "green") if row.passed else Text("failed", "red"),
         )
@@ -33,13 +41,12 @@ def gate_table(rows: Sequence[GateRow]) -> Table:
 def metric_table(rows: Sequence[MetricRow]) -> Table:
     """Return every metric of both models, the difference, and whether that is noise.
 
-    Outputs are named only where there are several.
+    Outputs are named only where there are several, and modules of functions where they must be.
     """
     table = make_table("metric", "REF", "CANDIDATE", "difference", "(REF-C)/C", "n", "noise?")
-    has_one_output = len({row.output for row in rows if row.output is not None}) <= 1
-    for row in rows:
+    labels = short_labels(rows)
+    for row, label in zip(rows, labels, strict=True):
         is_task = row.kind == "task"
-        label = row.name if has_one_output else row.label
         noise = {True: "yes", False: "no", None: "-"}[row.is_within_noise]
         table.add_row(
             Text(plain(label + (f" ({row.unit})" if row.unit else ""))),
@@ -53,9 +60,33 @@ def metric_table(rows: Sequence[MetricRow]) -> Table:
     return table
 
 
+def short_labels(rows: Sequence[MetricRow]) -> list[str]:
+    """Return names that tell metrics apart, without outputs and modules that need not be told."""
+    has_one_output = len({row.output for row in rows if row.output is not None}) <= 1
+    full = [row.name if has_one_output else row.label for row in rows]
+    short = [
+        _function(row.name) + label[len(row.name) :] for row, label in zip(rows, full, strict=True)
+    ]
+    return [
+        brief if short.count(brief) == 1 else label
+        for brief, label in zip(short, full, strict=True)
+    ]
+
+
+def _function(name: str) -> str:
+    """Return the function of a metric of the user's own; another name as it is.
+
+    >>> _function("tasks.metrics:score"), _function("psnr:1.0"), _function("top1")
+    ('score', 'psnr:1.0', 'top1')
+    """
+    _, _, function = name.rpartition(":")
+    return function if function.isidentifier() else name
+
+
 def metric_details(rows: Sequence[MetricRow]) -> list[str]:
     """Return what else must be known of metrics, a line for each that has it."""
-    return [f"{row.label}: {row.detail}" for row in rows if row.detail]
+    labels = short_labels(rows)
+    return [f"{label}: {row.detail}" for row, label in zip(rows, labels, strict=True) if row.detail]
 
 
 def performance_table(performance: Performance) -> Table:

@@ -39,7 +39,7 @@ from onnxq.runtime import Session
 from onnxq.session_settings import SessionSettings
 from onnxq.watched_data import FirstSamples, Progress, Told, WatchedData
 
-LAYER_SAMPLES = 8
+LAYER_SAMPLES = 32
 """Samples on which single tensors are tried, or those of the first batch if they are more."""
 
 

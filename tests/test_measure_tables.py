@@ -41,6 +41,16 @@ def test_outputs_are_named_where_there_are_several() -> None:
     assert [row[0].strip() for row in rows(table)[1:]] == ["top1@y", "top1@z"]
 
 
+def test_functions_are_named_without_their_modules_where_that_is_enough() -> None:
+    def named(*names: str) -> list[str]:
+        return tables.short_labels(
+            [dataclasses.replace(reports.TOP1, name=name, output=None) for name in names]
+        )
+
+    assert named("tasks.metrics:score", "psnr:1.0") == ["score", "psnr:1.0"]
+    assert named("a:score", "b:score", "b:other") == ["a:score", "b:score", "other"]
+
+
 def test_infinite_and_undefined_figures_are_told_apart() -> None:
     nothing = Estimate(value=None)
     equal = dataclasses.replace(reports.SNR, candidate=nothing, is_equal=True)
@@ -51,7 +61,7 @@ def test_infinite_and_undefined_figures_are_told_apart() -> None:
 
 def test_details_are_told() -> None:
     row = dataclasses.replace(reports.SNR, detail="peak 1.0")
-    assert tables.metric_details([row, reports.TOP1]) == ["snr@y: peak 1.0"]
+    assert tables.metric_details([row, reports.TOP1]) == ["snr: peak 1.0"]
 
 
 def test_times_and_memory_have_units_and_ratios() -> None:
@@ -95,6 +105,7 @@ def test_gates_say_what_was_found() -> None:
     table = tables.gate_table([gate, dataclasses.replace(gate, found=None, passed=True)])
     assert cells(table, 1) == ["--min-snr 30", "output 'y'", "28.5", "failed"]
     assert cells(table, 2) == ["--min-snr 30", "output 'y'", "-", "ok"]
+    assert cells(tables.gate_table([gate]), 1) == ["--min-snr 30", "28.5", "failed"]
 
 
 def test_names_are_never_markup() -> None:
