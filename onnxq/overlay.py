@@ -9,8 +9,9 @@ and tensors may hold anything.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnxq.errors import InputError, OptionError
@@ -140,7 +141,7 @@ def choose_measure(shown: Sequence[Entry], label: str | None) -> Measure:
     if any(plain(row.label) == label for entry in shown for row in _snr_rows(entry)):
         return known[SNR]
     for measure in known.values():
-        if label == measure.label.partition("@")[0]:
+        if label == measure.label.partition("@")[0] or label.partition("@")[0] == measure.label:
             return measure
     raise OptionError(f"metric {label!r} was not measured; expected one of {', '.join(known)}")
 
@@ -209,6 +210,21 @@ def _drawn(report: AnyReport | SweepReport) -> DrawnReport:
 
 
 def _entries_of(report: DrawnReport, model: str) -> list[Entry]:
+    found = _named_entries(report, model)
+    return [replace(entry, point=_without_single_outputs(entry.point)) for entry in found]
+
+
+def _without_single_outputs(point: WorkingPoint) -> WorkingPoint:
+    """Return a point whose metrics of one output go by their name alone.
+
+    Outputs of two models rarely share a name; the metrics of both belong on one axis all the same.
+    """
+    counts = Counter(row.name for row in point.metrics)
+    rows = (replace(row, output=None) if counts[row.name] == 1 else row for row in point.metrics)
+    return replace(point, metrics=tuple(rows))
+
+
+def _named_entries(report: DrawnReport, model: str) -> list[Entry]:
     size = original(report).file_bytes
     if isinstance(report, SweepReport):
         return [

@@ -45,14 +45,33 @@ def test_other_reports_are_refused() -> None:
 
 def test_measures_of_the_task_stand_first() -> None:
     labels = [measure.label for measure in overlay.measures(overlay.entries([digits_sweep()]))]
-    assert labels == ["top1@probabilities", "top1-agreement@probabilities", "snr"]
+    assert labels == ["top1", "top1-agreement", "snr"]
+
+
+def test_models_whose_outputs_have_other_names_share_their_measures() -> None:
+    sweep = digits_sweep()
+    points = [
+        dataclasses.replace(
+            point,
+            metrics=tuple(dataclasses.replace(row, output="scores") for row in point.metrics),
+        )
+        for point in sweep.points
+    ]
+    other = dataclasses.replace(
+        sweep,
+        model=dataclasses.replace(sweep.model, path="other.onnx"),
+        points=tuple(points),
+    )
+    shown = overlay.entries([sweep, other])
+    assert [measure.label for measure in overlay.measures(shown)][0] == "top1"
+    assert all(overlay.reading(entry, "top1") is not None for entry in shown)
 
 
 def test_a_measure_is_chosen_by_label_or_name() -> None:
     shown = overlay.entries([digits_sweep()])
     for label in (None, "top1", "top1@probabilities"):
         assert overlay.choose_measure(shown, label).title == "Top-1 accuracy"
-    with pytest.raises(OptionError, match="'f1' was not measured; expected one of top1@prob"):
+    with pytest.raises(OptionError, match="'f1' was not measured; expected one of top1,"):
         overlay.choose_measure(shown, "f1")
     with pytest.raises(OptionError, match="no measured figure"):
         overlay.choose_measure(overlay.entries([reports.NOTHING_GAINED]), None)
@@ -72,7 +91,7 @@ def test_the_snr_of_checks_and_of_metrics_is_one_measure() -> None:
     shown = overlay.entries([validated, reports.CONVERTED])
     assert [measure.label for measure in overlay.measures(shown)] == ["snr"]
     assert overlay.choose_measure(shown, "snr@y").label == "snr"
-    assert overlay.reading(shown[0], "snr") == row
+    assert overlay.reading(shown[0], "snr") == dataclasses.replace(row, output=None)
     assert overlay.reading(shown[1], "snr").candidate.value == 28.5
     other = dataclasses.replace(row, output="z", candidate=Estimate(value=3.0))
     shown = overlay.entries([dataclasses.replace(validated, metrics=(row, other))])
