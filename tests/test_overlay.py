@@ -63,7 +63,7 @@ def test_models_whose_outputs_have_other_names_share_their_measures() -> None:
         points=tuple(points),
     )
     shown = overlay.entries([sweep, other])
-    assert [measure.label for measure in overlay.measures(shown)][0] == "top1"
+    assert next(iter(overlay.measures(shown))).label == "top1"
     assert all(overlay.reading(entry, "top1") is not None for entry in shown)
 
 
