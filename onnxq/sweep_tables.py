@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxq.measure_tables import short_labels
 from onnxq.measurements import Estimate, MetricRow
 from onnxq.plaintext import plain
 from onnxq.sweep_csv import metric_labels, snr
@@ -64,9 +65,9 @@ def point_table(report: SweepReport, *, verbose: bool = False) -> Table:
         table.add_column("series", overflow="fold")
     for name in ("bits", "bytes", "ratio", "bits/w", "CE2 bytes", "SNR dB"):
         table.add_column(name, justify="right", overflow="fold")
-    for label in labels:
-        table.add_column(Text(_short(label, labels)), justify="right", overflow="fold")
-    examples = labels.values()
+    examples = list(labels.values())
+    for name in short_labels(examples):
+        table.add_column(Text(plain(name)), justify="right", overflow="fold")
     float_cells = [
         "-" if has_series else "float",
         f"{report.model.file_bytes:,}",
@@ -157,13 +158,6 @@ def _decibels(ratio: float) -> str:
 
 def _whole(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
-
-
-def _short(label: str, labels: Sequence[str] | dict[str, MetricRow]) -> str:
-    """Return a metric's name, with its output only where another has the same name."""
-    name = label.partition("@")[0]
-    is_alone = sum(other.partition("@")[0] == name for other in labels) == 1
-    return plain(name if is_alone else label)
 
 
 def _name(point: WorkingPoint) -> str:
