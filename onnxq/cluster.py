@@ -8,7 +8,7 @@ arithmetic lives below: `spectrum` condenses values, `lloyd` and `optimal` place
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ from onnxq.codebook import (
     Indices,
     assign,
     assign_measured,
+    distortion,
     working_dtype,
 )
 from onnxq.errors import InputError, OptionError
@@ -91,6 +92,10 @@ class Clustering:
     iterations: int
     is_lossless: bool
 
+    def without_indices(self) -> Clustering:
+        """Return the codebook alone, for `indexed`."""
+        return replace(self, indices=np.empty(0, self.indices.dtype))
+
 
 def fit(
     values: Array, k: int, options: ClusterOptions | None = None, *, jobs: int = 1
@@ -131,6 +136,35 @@ def fit(
         for _ in range(_POLISH):
             book = _polished(values, book, jobs)
     return _finish(values, book, placed, jobs)
+
+
+def halved(values: Array, found: Clustering, *, jobs: int = 1) -> Clustering:
+    """Return a clustering of `values` on its centroids rounded to float16, in the values' dtype.
+
+    Equal ones are merged and those that no value uses are dropped. Where rounding changes nothing
+    the clustering comes back as it is; elsewhere it has no gap.
+    """
+    half = found.centroids.astype(np.float16)
+    if np.array_equal(half.astype(values.dtype), found.centroids):
+        return found
+    centroids, indices = _assigned(values, np.unique(half).astype(values.dtype), jobs)
+    return replace(
+        found,
+        centroids=centroids,
+        indices=indices,
+        distortion=distortion(values, indices, centroids),
+        gap=None,
+        is_lossless=False,
+    )
+
+
+def indexed(values: Array, found: Clustering, *, jobs: int = 1) -> Clustering:
+    """Return a clustering of `values` that has lost its indices, with them."""
+    if found.indices.size == values.size:
+        return found
+    if found.is_lossless:
+        return _lossless(values, found.centroids, jobs)
+    return replace(found, indices=assign(values, found.centroids, jobs=jobs))
 
 
 def count_distinct(values: Array, limit: int) -> int:
@@ -261,6 +295,16 @@ def _polished(values: Array, book: NDArray[np.float64], jobs: int) -> NDArray[np
         counts += np.bincount(pick, minlength=exact.size)
         shifts += np.bincount(pick, weights=part - exact[pick], minlength=exact.size)
     return exact + np.where(np.isfinite(shifts), shifts, 0.0) / np.maximum(counts, 1.0)
+
+
+def _assigned(values: Array, centroids: Array, jobs: int) -> tuple[Array, Indices]:
+    """Return the centroids that values use, and the index of the nearest for each value."""
+    indices = assign(values, centroids, jobs=jobs)
+    used = _used(indices, centroids.size)
+    if not used.all():
+        centroids = centroids[used]
+        indices = assign(values, centroids, jobs=jobs)
+    return centroids, indices
 
 
 def _used(indices: Indices, centroids: int) -> NDArray[np.bool_]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onnxq import cluster, files, graphs, layout, model, revert, summary, tensors
+from onnxq import ahead, cluster, files, graphs, layout, model, revert, summary, tensors
 from onnxq.checks import Check
 from onnxq.encode import Encoded, encode
 from onnxq.graphs import Document
@@ -24,10 +24,6 @@ from onnxq.plan import Plan, TensorPlan, make_plan
 from onnxq.recognise import Found
 from onnxq.selection import reason_to_keep, skip
 
-WHOLE_TENSOR_BYTES = 64 << 20
-"""A tensor of this size is encoded alone, by all workers together."""
-INFLIGHT_BYTES = 512 << 20
-"""What all tensors being encoded may take together, unless one alone takes more."""
 MAX_INLINE_BYTES = model.MAX_PROTO_BYTES - (1 << 20)
 
 
@@ -52,7 +48,7 @@ class Job:
     """Hold what a conversion is asked to do.
 
     `target` is None for a model kept in memory; `inputs` are the source's files, which are never
-    removed; `reopen` gives the source once more, unchanged.
+    removed; `reopen` gives the source once more, unchanged; `fits` are what `fit_ahead` found.
     """
 
     document: Document
@@ -64,6 +60,7 @@ class Job:
     is_requantized: bool
     reopen: Callable[[], Document]
     has_plan: bool = False
+    fits: ahead.Fits | None = None
 
     def described_options(self) -> dict[str, Any]:
         """Return the options in effect: those that a plan decides are left out beside one."""
@@ -96,24 +93,13 @@ class _Prepared:
 
     document: Document
     plan: Plan
+    fits: ahead.Fits
     weights: Sequence[Weight]
     taken: set[str]
     store: files.Store
     skeleton_bytes: int
     moved_bytes: int
     predicted_bytes: int
-
-
-def working_bytes(planned: TensorPlan) -> int:
-    """Return at least what encoding a tensor takes at its peak (docs/clustering.md).
-
-    That is its values and, at different times, 1.5 times as much for clustering, or indices and
-    planes; besides 24 MiB for blocks and windows, which a small tensor does not fill. Lloyd's
-    iteration takes 72 bytes for each of up to 384 positions a centroid.
-    """
-    size = planned.original_bytes
-    lloyd = 0 if planned.init == "optimal" else min(18 * size, 72 * 384 * planned.centroids)
-    return 3 * size + min(24 << 20, 32 * size) + lloyd
 
 
 def workers(options: ConvertOptions) -> int:
@@ -168,6 +154,22 @@ def plan(
     )
 
 
+def fit_ahead(
+    document: Document, plan: Plan, options: ConvertOptions, progress: Progress | None
+) -> ahead.Fits:
+    """Return the codebooks that must be known to foresee the size, telling a caller of each."""
+    weights = model.weights(document)
+    sizes = [planned.original_bytes for planned in ahead.open_tensors(plan, weights)]
+    meter = _Meter("fitting", sizes, progress)
+    return ahead.fit_open(
+        document,
+        plan,
+        weights,
+        workers(options),
+        lambda planned: meter.step(planned.name, planned.original_bytes),
+    )
+
+
 def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     """Carry out a plan and put the result in place.
 
@@ -176,7 +178,7 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     Raises:
         OnnxqError: reading, writing or the check failed; an existing target is then untouched.
     """
-    prepared = _ready(job, files.DataFileStore)
+    prepared = _ready(job, files.DataFileStore, progress)
     try:
         encoded = dict(_encode_all(prepared, workers(job.options), progress))
         forms = [(name, item.form) for (_, name), item in encoded.items()]
@@ -207,11 +209,13 @@ def foresee(job: Job) -> int:
     Raises:
         OnnxqError: a tensor that is kept cannot be read, or the model would be too large.
     """
-    return _ready(job, files.PlacingStore).predicted_bytes
+    return _ready(job, files.PlacingStore, None).predicted_bytes
 
 
-def _ready(job: Job, kind: type[files.PlacingStore]) -> _Prepared:
+def _ready(job: Job, kind: type[files.PlacingStore], progress: Progress | None) -> _Prepared:
     """Return the job's model ready for insertion, its plan dropped where that gains nothing."""
+    if job.fits is None:
+        job = replace(job, fits=fit_ahead(job.document, job.plan, job.options, progress))
     prepared = _prepare(job, job.document, job.plan, kind)
     if job.is_requantized or not _gains_nothing(prepared, job):
         return prepared
@@ -273,12 +277,15 @@ def _prepare(job: Job, document: Document, plan: Plan, kind: type[files.PlacingS
         raise
     moved = sum(model.external_lengths(document))
     kept = summary.kept_floats(weights, plan)
-    predicted = layout.predict(document, plan, weights, taken, store.placement)
+    fits = job.fits or {}
+    used = {key: found.centroids.size for key, found in fits.items()}
+    predicted = layout.predict(document, plan, weights, taken, store.placement, used)
     if _is_source(document, plan, store, job):
         predicted = job.input_bytes
     return _Prepared(
         document=document,
         plan=plan,
+        fits=fits,
         weights=weights,
         taken=taken,
         store=store,
@@ -317,11 +324,13 @@ def _encode_all(
 
     def work(planned: TensorPlan) -> Encoded:
         values = model.read(prepared.document, by_key[planned.key])
-        own_jobs = jobs if values.nbytes >= WHOLE_TENSOR_BYTES else 1
-        return encode(values, planned, inserter.form(planned), jobs=own_jobs)
+        known, own_jobs = prepared.fits.get(planned.key), ahead.own_jobs(planned, jobs)
+        return encode(values, planned, inserter.form(planned), known=known, jobs=own_jobs)
 
     leads = [planned for planned in prepared.plan.tensors if planned.same_as is None]
-    results = ordered_map(work, leads, jobs=jobs, cost=working_bytes, budget=INFLIGHT_BYTES)
+    results = ordered_map(
+        work, leads, jobs=jobs, cost=ahead.working_bytes, budget=ahead.INFLIGHT_BYTES
+    )
     meter = _Meter("encoding", [p.original_bytes for p in prepared.plan.tensors], progress)
     for planned in prepared.plan.tensors:
         encoded = next(results) if planned.same_as is None else None

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxq import bitpack, codebook
-from onnxq.cluster import Clustering, ClusterOptions, fit
-from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, canonical, is_plain, tile_rows
+from onnxq.cluster import Clustering, ClusterOptions, fit, halved, indexed
+from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, is_plain, tile_rows, used_form
 from onnxq.options import Init
 from onnxq.parallel import blocks
 from onnxq.plan import TensorPlan
@@ -53,25 +53,44 @@ class Encoded:
         return "lossless" if self.is_lossless else self.planned.init
 
 
-def encode(values: Array, planned: TensorPlan, form: Form, *, jobs: int = 1) -> Encoded:
+def fitted(values: Array, planned: TensorPlan, *, jobs: int = 1) -> Clustering:
+    """Return the clustering that a tensor's plan asks for, on float16 centroids where it says so.
+
+    The same values and plan give the same clustering, with any `jobs`.
+    """
+    options = ClusterOptions(
+        init=planned.init, pdf_factor=planned.pdf_factor, max_iterations=planned.max_iterations
+    )
+    found = fit(values, planned.centroids, options, jobs=jobs)
+    return halved(values, found, jobs=jobs) if planned.has_half_codebook else found
+
+
+def encode(
+    values: Array,
+    planned: TensorPlan,
+    form: Form,
+    *,
+    known: Clustering | None = None,
+    jobs: int = 1,
+) -> Encoded:
     """Return a tensor's planes and codebook.
 
     Args:
         values: the tensor, in its shape.
         planned: what was decided for it.
         form: the planned form; the centroids really used replace the planned number.
+        known: what `fitted` gave for these values, with or without indices, so that they are not
+            fitted again.
         jobs: threads, which never change the bytes.
     """
-    options = ClusterOptions(
-        init=planned.init, pdf_factor=planned.pdf_factor, max_iterations=planned.max_iterations
-    )
-    found = fit(values, planned.centroids, options, jobs=jobs)
-    stored = found.centroids
-    if form.codebook_type == FLOAT16 and form.codebook_type != form.data_type:
-        found, stored = _halved(values, found, jobs)
-    used = _used_form(form, stored.size)
-    book = np.zeros(used.codebook_length, stored.dtype)
-    book[: stored.size] = stored
+    if known is None:
+        found = fitted(values, planned, jobs=jobs)
+    else:
+        found = indexed(values, known, jobs=jobs)
+    stored_type = np.float16 if form.codebook_type == FLOAT16 else found.centroids.dtype
+    used = used_form(form, found.centroids.size)
+    book = np.zeros(used.codebook_length, stored_type)
+    book[: found.centroids.size] = found.centroids
     payloads = {"codebook": book, **planes(found.indices, used)}
     return Encoded(
         planned=planned,
@@ -84,33 +103,6 @@ def encode(values: Array, planned: TensorPlan, form: Form, *, jobs: int = 1) -> 
         is_lossless=found.is_lossless,
         iterations=found.iterations,
     )
-
-
-def _halved(values: Array, found: Clustering, jobs: int) -> tuple[Clustering, Array]:
-    """Return the clustering on centroids rounded to float16, and those centroids as stored."""
-    half = found.centroids.astype(np.float16)
-    if np.array_equal(half.astype(values.dtype), found.centroids):
-        return found, half
-    half = np.unique(half)
-    centroids = half.astype(values.dtype)
-    indices = codebook.assign(values, centroids, jobs=jobs)
-    rounded = replace(
-        found,
-        centroids=centroids,
-        indices=indices,
-        distortion=codebook.distortion(values, indices, centroids),
-        gap=None,
-        is_lossless=False,
-    )
-    return rounded, half
-
-
-def _used_form(form: Form, centroids: int) -> Form:
-    """Return the form with the centroids really used; unpacked indices take the name that fits."""
-    layout, bit_width = form.layout, form.bit_width
-    if is_plain(layout, bit_width):
-        layout, bit_width = canonical(layout, bit_width, centroids, form.opset)
-    return replace(form, layout=layout, bit_width=bit_width, centroids=centroids)
 
 
 def snr_db(values: Array, found: Clustering) -> float | None:

@@ -111,10 +111,14 @@ class Form:
         return math.prod(self.shape)
 
     @property
+    def is_full(self) -> bool:
+        """Whether 2^b centroids are stored however few are used, as a group table needs them."""
+        return self.layout == "portable" and PACKINGS[self.bit_width].group > 1
+
+    @property
     def codebook_length(self) -> int:
-        """The centroids stored: a group table needs all 2^b, every other form those used."""
-        grouped = self.layout == "portable" and PACKINGS[self.bit_width].group > 1
-        return 1 << self.bit_width if grouped else self.centroids
+        """The centroids stored: all 2^b of a full codebook, else those used."""
+        return 1 << self.bit_width if self.is_full else self.centroids
 
     @property
     def codebook_bytes(self) -> int:
@@ -144,6 +148,14 @@ def canonical(
     if layout == "native" and opset < NATIVE_OPSETS.get(bit_width, (0, 1 << 30))[1]:
         return "portable", bit_width
     return layout, bit_width
+
+
+def used_form(form: Form, centroids: int) -> Form:
+    """Return the form with the centroids really used; unpacked indices take the name that fits."""
+    layout, bit_width = form.layout, form.bit_width
+    if is_plain(layout, bit_width):
+        layout, bit_width = canonical(layout, bit_width, centroids, form.opset)
+    return replace(form, layout=layout, bit_width=bit_width, centroids=centroids)
 
 
 def tile_rows(form: Form, limit: int = MAX_NODE_BYTES) -> list[int]:

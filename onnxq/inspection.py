@@ -5,10 +5,12 @@ Owns `inspect`: the same plan and the same size arithmetic as a conversion, and 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from onnxq import conversion, files, model, revert, summary
+from onnxq.forms import used_form
 from onnxq.graphs import Document, consumers, holder, scopes
 from onnxq.options import ConvertOptions
 from onnxq.plan import Plan, form_of, make_plan
@@ -25,6 +27,7 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
     """Return what a plain model holds and what a conversion under options would do."""
     weights = model.weights(document)
     plan = make_plan(document, weights, options, conversion.workers(options))
+    fits = conversion.fit_ahead(document, plan, options, None)
     by_key = {planned.key: planned for planned in plan.tensors}
     kept = {(record.graph, record.name): record for record in plan.skips}
     rows, forms = [], []
@@ -34,12 +37,15 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
         cost = None
         if planned is not None:
             form = form_of(planned, weight.scope.opset, weight.data_type)
+            if key in fits:
+                form = used_form(form, fits[key].centroids.size)
             held = holder(document, weight.scope)
             if planned.same_as is None:
                 cost = nominal_cost(form, len(weight.name.encode()), held).total
                 forms.append(form)
         rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
-    predicted = conversion.foresee(_job(document, plan, options, size.file_bytes))
+    job = _job(document, plan, options, size.file_bytes)
+    predicted = conversion.foresee(replace(job, fits=fits))
     is_gain = predicted < size.file_bytes
     return InspectReport(
         model=size,

@@ -17,7 +17,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 from onnxq import tensors, wire
 from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
 from onnxq.encode import Encoded
-from onnxq.forms import Const, Form, alias, expression
+from onnxq.forms import Const, Form, alias, expression, used_form
 from onnxq.graphs import Document, Holder, Scope, holder, scopes
 from onnxq.model import Weight
 from onnxq.plan import Plan, TensorPlan, form_of
@@ -159,15 +159,17 @@ def predict(
     weights: Sequence[Weight],
     taken: set[str],
     placement: Placement | None,
+    used: Mapping[tuple[str, str], int] | None = None,
 ) -> int:
     """Return the bytes that the model will have, its data file included, before it is built.
 
     Args:
         document: the model after `strip`, kept external tensors already in their new place.
-        plan: what will be encoded; `centroids` must be those really used for an exact answer.
+        plan: what will be encoded.
         weights: the weights that `plan` was made from.
         taken: every name of the model before `strip`.
         placement: where the data file ends so far; None when all is inline. Not changed.
+        used: centroids that come into use, by (graph, name), where that was found out.
     """
     planner = None
     if placement is not None:
@@ -177,7 +179,8 @@ def predict(
     growth: dict[str, int] = {}
     for planned in plan.tensors:
         held = assembler.holder(planned)
-        for addition in assembler.additions(planned, assembler.form(planned)):
+        form = used_form(assembler.form(planned), (used or {}).get(planned.key, planned.centroids))
+        for addition in assembler.additions(planned, form):
             cost = sum(node_cost(record) for record in addition.nodes)
             for record in addition.constants:
                 cost += constant_cost(record, held, planner)

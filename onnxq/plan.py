@@ -77,6 +77,11 @@ class TensorPlan:
         """The (graph, name) that identifies the tensor in its model."""
         return self.graph, self.name
 
+    @property
+    def has_half_codebook(self) -> bool:
+        """Whether the codebook is stored in float16, a narrower type than the tensor's own."""
+        return self.codebook_dtype == "float16" and self.dtype != "float16"
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
         record = dataclasses.asdict(self)
@@ -205,12 +210,11 @@ def _record(choice: Choice, options: ConvertOptions) -> TensorPlan:
 
 def form_of(planned: TensorPlan, opset: int, data_type: int) -> Form:
     """Return the form that a tensor's plan asks for."""
-    halves = planned.codebook_dtype == "float16" and planned.dtype != "float16"
     return Form(
         layout=planned.layout,
         bit_width=planned.bit_width,
         data_type=data_type,
-        codebook_type=FLOAT16 if halves else data_type,
+        codebook_type=FLOAT16 if planned.has_half_codebook else data_type,
         shape=planned.shape,
         centroids=planned.centroids,
         opset=opset,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from onnx import ModelProto, TensorProto
 import onnxq
 from onnxq import conversion, model
 from onnxq.checks import Check
-from onnxq.conversion import Job, ProgressEvent, workers, working_bytes
-from onnxq.encode import encode
+from onnxq.conversion import Job, ProgressEvent, workers
 from onnxq.errors import InputError
 from onnxq.options import ConvertOptions, make_options
 from onnxq.plan import make_plan
 from tests import graphs, runs
-from tests.encoded import limited, make_form, planned
+from tests.encoded import limited
 
 FAST: dict[str, Any] = {"bits": 4, "init": "quantile", "max_iterations": 1}
 
@@ -308,44 +306,3 @@ def test_tiled_tensors_are_computed_and_restored_alike(bits: int) -> None:
         _, restored = onnxq.restore(converted)
     feeds = graphs.feeds(proto)
     runs.assert_same(runs.run(converted, feeds), runs.run(restored, feeds))
-
-
-@pytest.mark.parametrize("init", ["optimal", "bounded-pdf", "uniform", "quantile"])
-@pytest.mark.parametrize("codebook", ["float32", "float16"])
-def test_prediction_is_exact_or_an_upper_bound(init: str, codebook: str) -> None:
-    """docs/adr/0006: exact for `optimal`, and wherever the codebook has 2^b entries anyhow."""
-    floats = graphs.tensors(w=graphs.normal((80, 50), 3))
-    nodes = [graphs.node("MatMul", "x,w", "y")]
-    inputs, outputs = [graphs.value("x", 2, 80)], [graphs.value("y", 2, 50)]
-    made = graphs.model(graphs.graph(nodes, inputs, outputs, floats), 21)
-    for layout, bits in (("portable", 3), ("portable", 6), ("portable", 8), ("native", 4)):
-        report, written = onnxq.convert(
-            made, check=0, bits=bits, init=init, layout=layout, codebook_dtype=codebook
-        )
-        is_exact = (init, codebook) == ("optimal", "float32")
-        assert report.predicted_bytes >= written.ByteSize()
-        if is_exact or (layout == "portable" and bits < 8):
-            assert report.predicted_bytes == written.ByteSize()
-        (row,) = report.tensors
-        assert (init, bits) != ("uniform", 8) or row.centroids < 256
-
-
-@pytest.mark.parametrize("elements", [140_000, 1_000_000, 4_000_000])
-@pytest.mark.parametrize("bits", [4, 12, 16])
-@pytest.mark.parametrize("data_type", [TensorProto.FLOAT, TensorProto.FLOAT16])
-def test_a_tensor_takes_no_more_than_it_is_charged_for(
-    elements: int, bits: int, data_type: int
-) -> None:
-    values = np.random.default_rng(bits).standard_normal(elements, dtype=np.float32)
-    values = values.astype(np.float16) if data_type == TensorProto.FLOAT16 else values
-    form = make_form("portable", bits, (elements,), data_type=data_type, centroids=1 << bits)
-    tensor = planned(form)
-    encode(values, tensor, form)  # compiling takes memory once
-    tracemalloc.start()
-    try:
-        encode(values, tensor, form, jobs=2)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert tensor.original_bytes == values.nbytes
-    assert values.nbytes + peak <= working_bytes(tensor)

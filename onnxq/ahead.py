@@ -1,0 +1,100 @@
+"""Fit codebooks ahead of encoding, where only fitting tells how many centroids come into use.
+
+Owns which tensors those are, and what a tensor in work is charged with. A size can then be foreseen
+to the byte; encoding takes the codebooks over, so nothing is fitted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from onnxq.cluster import Clustering
+from onnxq.encode import fitted
+from onnxq.graphs import Document
+from onnxq.model import Weight, read
+from onnxq.parallel import ordered_map
+from onnxq.plan import Plan, TensorPlan, form_of
+
+WHOLE_TENSOR_BYTES = 64 << 20
+"""A tensor of this size is fitted and encoded alone, by all workers together."""
+INFLIGHT_BYTES = 512 << 20
+"""What all tensors in work may take together, unless one alone takes more."""
+
+Key = tuple[str, str]
+Fits = Mapping[Key, Clustering]
+"""Clusterings without indices by the (graph, name) of the tensor."""
+
+
+def is_open(planned: TensorPlan, weight: Weight) -> bool:
+    """Tell whether the stored bytes of a tensor are known only once its codebook is fitted.
+
+    `optimal` uses every centroid it is given, but float64 values of very different magnitude may
+    fall together. Other starts leave clusters empty, and rounding to float16 merges centroids.
+    """
+    if planned.same_as is not None:
+        return False
+    is_sure = planned.init == "optimal" and planned.dtype != "float64"
+    if is_sure and not planned.has_half_codebook:
+        return False
+    return not form_of(planned, weight.scope.opset, weight.data_type).is_full
+
+
+def fit_open(
+    document: Document,
+    plan: Plan,
+    weights: Sequence[Weight],
+    jobs: int,
+    seen: Callable[[TensorPlan], None] | None = None,
+) -> Fits:
+    """Return the clusterings of all tensors of which `is_open` is true; reads those alone.
+
+    They hold at most 256 KiB of float32 centroids a tensor, and less than the tensor's new form.
+
+    Args:
+        document: the model.
+        plan: what will be encoded.
+        weights: the weights that `plan` was made from.
+        jobs: threads, which never change the result.
+        seen: called with each tensor when it is fitted.
+
+    Raises:
+        InputError: a tensor cannot be read.
+    """
+    by_key = {(weight.graph, weight.name): weight for weight in weights}
+    opened = open_tensors(plan, weights)
+
+    def work(planned: TensorPlan) -> Clustering:
+        values = read(document, by_key[planned.key])
+        found = fitted(values, planned, jobs=own_jobs(planned, jobs))
+        return found.without_indices()
+
+    fits: dict[Key, Clustering] = {}
+    results = ordered_map(work, opened, jobs=jobs, cost=working_bytes, budget=INFLIGHT_BYTES)
+    for planned, found in zip(opened, results, strict=True):
+        fits[planned.key] = found
+        if seen is not None:
+            seen(planned)
+    return fits
+
+
+def open_tensors(plan: Plan, weights: Sequence[Weight]) -> list[TensorPlan]:
+    """Return the planned tensors of which `is_open` is true, in plan order."""
+    by_key = {(weight.graph, weight.name): weight for weight in weights}
+    return [planned for planned in plan.tensors if is_open(planned, by_key[planned.key])]
+
+
+def own_jobs(planned: TensorPlan, jobs: int) -> int:
+    """Return how many of the threads work on one tensor."""
+    return jobs if planned.original_bytes >= WHOLE_TENSOR_BYTES else 1
+
+
+def working_bytes(planned: TensorPlan) -> int:
+    """Return at least what encoding a tensor takes at its peak (docs/clustering.md).
+
+    That is its values and, at different times, 1.5 times as much for clustering, or indices and
+    planes; besides 24 MiB for blocks and windows, which a small tensor does not fill. Lloyd's
+    iteration takes 72 bytes for each of up to 384 positions a centroid.
+    """
+    size = planned.original_bytes
+    lloyd = 0 if planned.init == "optimal" else min(18 * size, 72 * 384 * planned.centroids)
+    return 3 * size + min(24 << 20, 32 * size) + lloyd
