@@ -92,9 +92,7 @@ def working_bytes(planned: TensorPlan) -> int:
     """Return at least what encoding a tensor takes at its peak (docs/clustering.md).
 
     That is its values and, at different times, 1.5 times as much for clustering, or indices and
-    planes; besides 24 MiB for blocks and windows, which a small tensor does not fill. Lloyd's
-    iteration takes 72 bytes for each of up to 384 positions a centroid.
+    planes; besides 24 MiB for blocks and windows, which a small tensor does not fill.
     """
     size = planned.original_bytes
-    lloyd = 0 if planned.init == "optimal" else min(18 * size, 72 * 384 * planned.centroids)
-    return 3 * size + min(24 << 20, 32 * size) + lloyd
+    return 3 * size + min(24 << 20, 32 * size)

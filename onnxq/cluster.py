@@ -26,6 +26,7 @@ from onnxq.codebook import (
 )
 from onnxq.errors import InputError, OptionError
 from onnxq.kernels import compiled, is_worthwhile, least_weight_path
+from onnxq.ladder import Ladder
 from onnxq.lloyd import lloyd, start
 from onnxq.optimal import solve
 from onnxq.parallel import blocks
@@ -209,10 +210,9 @@ def _place(seen: Survey, k: int, options: ClusterOptions) -> _Placed:
         is_close = isinstance(points, Stream) or not seen.is_exact
         cut = solve(points, k, _CLOSE if is_close else _EXACT)
         return _Placed(points.means(cut.edges), cut.steps, cut.bound * points.scale * points.scale)
-    if isinstance(points, Stream):
-        points = points.whole()
-    first = start(points, k, options.init, options.pdf_factor)
-    centroids, rounds = lloyd(points, first, options.max_iterations)
+    held = Ladder(points) if isinstance(points, Stream) else points
+    first = start(held, k, options.init, options.pdf_factor)
+    centroids, rounds = lloyd(held, first, options.max_iterations)
     return _Placed(centroids, rounds, None)
 
 

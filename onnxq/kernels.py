@@ -226,6 +226,68 @@ def sum_outward(positions: Any, weights: Any, middle: int, sums: Any, squares: A
             at += step
 
 
+def sum_sorted(ordered: Any, units: Any, spans: Any, sums: Any, is_chained: bool) -> None:
+    """Add up the values of spans of a sorted array, each addition's rounding error in a second sum.
+
+    Args:
+        ordered: Floats.
+        units: (scale, centre): value / scale - centre is added.
+        spans: First places, and places behind the last.
+        sums: A pair of float arrays, one entry a span: the sum so far, replaced, and its errors.
+        is_chained: Whether every span but the first goes on with the sum of the one before.
+    """
+    scale, centre = units
+    starts, stops = spans
+    highs, lows = sums
+    for span in range(starts.size):
+        before = span - 1 if is_chained and span > 0 else span
+        high, low = highs[before], lows[before]
+        for at in range(starts[span], stops[span]):
+            term = np.float64(ordered[at]) / scale - centre
+            total = high + term
+            part = total - high
+            low += (high - (total - part)) + (term - part)
+            high = total
+        highs[span], lows[span] = high, low
+
+
+def sum_cells(
+    packed: Any, heavy: Any, centre: float, spans: Any, sums: Any, is_chained: bool
+) -> None:
+    """Add up spans of packed cells like `sum_sorted`.
+
+    Args:
+        packed: uint64.
+        heavy: Cells, ascending, with the counts and the sums that they hold besides.
+        centre: In cells; (mean - centre) * count is added.
+        spans: First cells, and cells behind the last.
+        sums: Three float arrays, one entry a span: weight, sum and its errors so far, replaced.
+        is_chained: As in `sum_sorted`.
+    """
+    mask, shift = np.uint64((1 << COUNT_SHIFT) - 1), np.uint64(COUNT_SHIFT)
+    heavy_cells, heavy_counts, heavy_sums = heavy
+    starts, stops = spans
+    weights, highs, lows = sums
+    for span in range(starts.size):
+        before = span - 1 if is_chained and span > 0 else span
+        weight, high, low = weights[before], highs[before], lows[before]
+        ahead = np.searchsorted(heavy_cells, starts[span])
+        for at in range(starts[span], stops[span]):
+            count, held = np.int64(packed[at] >> shift), np.int64(packed[at] & mask)
+            if ahead < heavy_cells.size and heavy_cells[ahead] == at:
+                count += heavy_counts[ahead]
+                held += heavy_sums[ahead]
+                ahead += 1
+            if count > 0:
+                term = count * ((at + held / count * 2.0**-CELL_BITS) - centre)
+                total = high + term
+                part = total - high
+                low += (high - (total - part)) + (term - part)
+                high = total
+                weight += count
+        weights[span], highs[span], lows[span] = weight, high, low
+
+
 def nearest(values: Any, grid: Any, first: Any, limits: Any, book: Any, out: Any) -> Any:
     """Write the number of limits below each value; return (sum of squared residuals, NaNs).
 

@@ -48,6 +48,30 @@ class Spectrum:
         # A mean lies between its ends whatever the rounding, and one position is its own mean.
         return np.clip(means, self.positions[edges[:-1]], self.positions[edges[1:] - 1])
 
+    @property
+    def total(self) -> float:
+        """The weight of all positions."""
+        return float(self.weight[-1])
+
+    def split(self, limits: Floats) -> tuple[Floats, Floats]:
+        """Return the weight up to each of the runs between ascending limits, and their means.
+
+        A run goes up to and including its upper limit. Runs without any position are left out.
+        """
+        inner = np.searchsorted(self.positions, limits, side="right")
+        edges = np.concatenate(([0], inner, [self.positions.size]))
+        edges = edges[np.concatenate(([True], edges[1:] > edges[:-1]))]
+        return self.weight[edges[1:]], self.means(edges)
+
+    def below(self, limits: Floats) -> Floats:
+        """Return the weight of the positions below each limit."""
+        return self.weight[np.searchsorted(self.positions, limits, side="left")]
+
+    def at(self, ranks: Floats) -> Floats:
+        """Return the first position up to which each weight lies."""
+        picks = np.searchsorted(self.weight[1:], ranks, side="left")
+        return self.positions[np.minimum(picks, self.positions.size - 1)]
+
     def cost(self, edges: NDArray[np.intp]) -> float:
         """Return the sum of squared deviations of all runs from their means."""
         weight = np.diff(self.weight[edges])
@@ -108,13 +132,13 @@ def _moments(
 def _outward(terms: Floats, middle: int) -> tuple[Floats, Floats]:
     """Return running sums with their value at `middle` 0, and the errors they have dropped."""
     high, low = np.zeros(terms.size + 1), np.zeros(terms.size + 1)
-    high[middle + 1 :], low[middle + 1 :] = _compensated(terms[middle:])
-    down_high, down_low = _compensated(terms[:middle][::-1])
+    high[middle + 1 :], low[middle + 1 :] = compensated(terms[middle:])
+    down_high, down_low = compensated(terms[:middle][::-1])
     high[:middle], low[:middle] = -down_high[::-1], -down_low[::-1]
     return high, low
 
 
-def _compensated(terms: Floats) -> tuple[Floats, Floats]:
+def compensated(terms: Floats) -> tuple[Floats, Floats]:
     """Return the running sum of terms, and the running sum of its rounding errors (two-sum)."""
     total = np.cumsum(terms)
     before = np.concatenate(([0.0], total[:-1])) if terms.size else total

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.kernels import compiled, unpack_cells
-from onnxq.spectrum import Floats, Spectrum, spectrum
+from onnxq.kernels import CELL_BITS, COUNT_SHIFT, compiled, sum_cells, sum_sorted, unpack_cells
+from onnxq.spectrum import Floats, Spectrum, compensated, spectrum
 
 Slots = NDArray[np.int64]
 
@@ -26,6 +26,12 @@ WINDOW = 1 << 16
 
 WHOLE = 1 << 17
 """Positions up to which a tensor is held as one spectrum."""
+
+STEP = 64
+"""Slots between two places where running sums are kept."""
+
+Sums = tuple[Floats, Floats, Floats]
+"""Running weight, running sum of weight * (position - centre), and its rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,22 @@ class Stream(ABC):
     @abstractmethod
     def part(self, start: int, stop: int) -> Part:
         """Return the positions that start in the slots `start .. stop`, the last one entire."""
+
+    @abstractmethod
+    def after(self, limits: Floats) -> Slots:
+        """Return for each limit a slot: the positions before it are those up to the limit."""
+
+    @abstractmethod
+    def positions(self, slots: Slots) -> Floats:
+        """Return the positions in the slots; of an empty one, what lies between its neighbours."""
+
+    @abstractmethod
+    def rungs(self, centre: float) -> Sums:
+        """Return running sums at every `STEP`-th slot, for `sums`."""
+
+    @abstractmethod
+    def sums(self, slots: Slots, centre: float, rungs: Sums) -> Sums:
+        """Return the running sums of all positions before each slot."""
 
     def window(self, start: int, want: int) -> Part:
         """Return about `want` positions from the slot `start` on, fewer only at the end."""
@@ -167,6 +189,37 @@ class SortedStream(Stream):
         positions = some[firsts].astype(np.float64) / self.scale + 0.0
         return Part(positions=positions, weights=np.diff(slots).astype(np.float64), slots=slots)
 
+    def after(self, limits: Floats) -> Slots:
+        """Return the number of values up to each limit."""
+        exact = limits * self.scale
+        with np.errstate(over="ignore", under="ignore"):
+            lower = exact.astype(self._ordered.dtype)
+        # Sought in its own type, so that the array is not copied into a wider one.
+        least = self._ordered.dtype.type(-np.inf)
+        lower = np.where(lower > exact, np.nextafter(lower, least), lower)
+        return np.searchsorted(self._ordered, lower, side="right")
+
+    def positions(self, slots: Slots) -> Floats:
+        """Return the values in their places."""
+        found: Floats = self._ordered[slots].astype(np.float64) / self.scale + 0.0
+        return found
+
+    def rungs(self, centre: float) -> Sums:
+        """Return running sums at every `STEP`-th place."""
+        starts, stops = _steps(self.size)
+        sums = np.zeros(stops.size), np.zeros(stops.size)
+        units = self.scale, centre
+        compiled(sum_sorted)(self._ordered, units, (starts, stops), sums, True)
+        return stops.astype(np.float64), *sums
+
+    def sums(self, slots: Slots, centre: float, rungs: Sums) -> Sums:
+        """Return the running sums of the values before each place."""
+        steps = slots // STEP
+        sums = rungs[1][steps], rungs[2][steps]
+        units = self.scale, centre
+        compiled(sum_sorted)(self._ordered, units, (steps * STEP, slots), sums, False)
+        return slots.astype(np.float64), *sums
+
 
 @dataclass(frozen=True, kw_only=True)
 class Heavy:
@@ -216,6 +269,68 @@ class CellStream(Stream):
             slots=np.append(part.slots[:-1], stop),
         )
 
+    def after(self, limits: Floats) -> Slots:
+        """Return the cells and outer values up to each limit, cells by their means."""
+        cells = np.clip(np.floor(limits), 0, self._packed.size - 1).astype(np.int64)
+        inside = cells + (self._means(cells) <= limits)
+        inside = np.where(
+            limits < 0, 0, np.where(limits >= self._packed.size, self._packed.size, inside)
+        )
+        return inside + np.searchsorted(self._outer.places, limits, side="right")
+
+    def positions(self, slots: Slots) -> Floats:
+        """Return means of cells and outer values; of an empty cell its lower edge."""
+        cells = slots - self._below
+        found = self._means(np.clip(cells, 0, self._packed.size - 1))
+        is_outer = (cells < 0) | (cells >= self._packed.size)
+        found[is_outer] = self._outer.places[self._outer_before(slots[is_outer])]
+        return found
+
+    def rungs(self, centre: float) -> Sums:
+        """Return running sums at every `STEP`-th cell."""
+        spans = _steps(self._packed.size)
+        sums = np.zeros(spans[1].size), np.zeros(spans[1].size), np.zeros(spans[1].size)
+        compiled(sum_cells)(self._packed, self._more, centre, spans, sums, True)
+        return sums
+
+    def sums(self, slots: Slots, centre: float, rungs: Sums) -> Sums:
+        """Return the running sums of cells and outer values before each slot."""
+        cells = np.clip(slots - self._below, 0, self._packed.size)
+        steps = cells // STEP
+        sums = rungs[0][steps], rungs[1][steps], rungs[2][steps]
+        compiled(sum_cells)(self._packed, self._more, centre, (steps * STEP, cells), sums, False)
+        outer = self._outer_before(slots)
+        counts = self._outer.counts.astype(np.float64)
+        high, low = compensated(counts * (self._outer.places - centre))
+        weight, high, low = (np.append(0.0, run)[outer] for run in (np.cumsum(counts), high, low))
+        total = sums[1] + high
+        part = total - sums[1]
+        error = (sums[1] - (total - part)) + (high - part)
+        return sums[0] + weight, total, sums[2] + low + error
+
+    @property
+    def _more(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        return self._heavy.cells, self._heavy.counts, self._heavy.sums
+
+    def _outer_before(self, slots: Slots) -> Slots:
+        """Return how many outer values stand before each slot."""
+        return np.minimum(slots, self._below) + np.maximum(
+            slots - self._below - self._packed.size, 0
+        )
+
+    def _means(self, cells: Slots) -> Floats:
+        """Return the means of cells; of an empty one its lower edge."""
+        words = self._packed[cells]
+        counts = (words >> np.uint64(COUNT_SHIFT)).astype(np.int64)
+        totals = (words & np.uint64((1 << COUNT_SHIFT) - 1)).astype(np.int64)
+        heavy = self._heavy
+        if heavy.cells.size:
+            found = np.minimum(np.searchsorted(heavy.cells, cells), heavy.cells.size - 1)
+            is_heavy = heavy.cells[found] == cells
+            counts += np.where(is_heavy, heavy.counts[found], 0)
+            totals += np.where(is_heavy, heavy.sums[found], 0)
+        return cells + totals / np.maximum(counts, 1) * 2.0**-CELL_BITS
+
     def _outside(self, start: int, stop: int, skipped: int) -> Part | None:
         if start >= stop:
             return None
@@ -240,6 +355,12 @@ class CellStream(Stream):
         cells[used] = base + words.size
         slots = cells[: used + 1] + self._below
         return Part(positions=found[0][:used], weights=found[1][:used], slots=slots)
+
+
+def _steps(size: int) -> tuple[Slots, Slots]:
+    """Return spans that end at every `STEP`-th slot, an empty one first."""
+    stops = np.arange(0, size + 1, STEP)
+    return np.maximum(stops - STEP, 0), stops
 
 
 def _joined(parts: list[Part]) -> Part:

@@ -130,13 +130,14 @@ def test_codebooks_fitted_ahead_are_those_that_encoding_finds(init: Any, jobs: i
 @pytest.mark.parametrize("elements", [140_000, 1_000_000, 4_000_000])
 @pytest.mark.parametrize("bits", [4, 12, 16])
 @pytest.mark.parametrize("data_type", [TensorProto.FLOAT, TensorProto.FLOAT16])
+@pytest.mark.parametrize("init", ["optimal", "uniform"])
 def test_a_tensor_takes_no_more_than_it_is_charged_for(
-    elements: int, bits: int, data_type: int
+    elements: int, bits: int, data_type: int, init: Any
 ) -> None:
     values = np.random.default_rng(bits).standard_normal(elements, dtype=np.float32)
     values = values.astype(np.float16) if data_type == TensorProto.FLOAT16 else values
     form = make_form("portable", bits, (elements,), data_type=data_type, centroids=1 << bits)
-    tensor = planned(form)
+    tensor = planned(form, init=init, max_iterations=2)
     encode(values, tensor, form)  # compiling takes memory once
     tracemalloc.start()
     try:

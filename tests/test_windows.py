@@ -8,7 +8,7 @@ import pytest
 
 from onnxq import kernels, optimal, survey
 from onnxq import spectrum as spectra
-from onnxq.cluster import fit
+from onnxq.cluster import ClusterOptions, fit
 from onnxq.spectrum import Spectrum, spectrum
 from onnxq.windows import CellStream, Heavy, Outer, SortedStream, Stream
 
@@ -180,12 +180,12 @@ def test_a_cell_with_millions_of_values_keeps_its_count() -> None:
         assert np.diff(points.weight).max() >= 5 << 20
 
 
-def extra_bytes(values: Array, k: int, jobs: int) -> int:
+def extra_bytes(values: Array, k: int, jobs: int, options: ClusterOptions | None = None) -> int:
     """Return the most that fitting holds beyond the values and the result, by tracemalloc."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        found = fit(values, k, jobs=jobs)
+        found = fit(values, k, options, jobs=jobs)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
