@@ -22,7 +22,7 @@ from onnxq.metrics import Metric
 from onnxq.reference_runs import Carried, ReferenceRuns
 from onnxq.runtime import Session
 from onnxq.session_settings import SessionSettings
-from onnxq.tallies import Step, Tally, check_metrics
+from onnxq.tallies import MetricError, Step, Tally, check_first, check_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +60,19 @@ def evaluate(
     Raises:
         ValidationError: the reference runs and the candidate does not, or lacks an output.
         OptionError: a metric names an output or truth that is not there.
-        InputError: the reference cannot be run on the data, or they do not fit a metric.
+        InputError: the reference cannot be run on the data, or they do not fit a metric
+            (MetricError if the first batch tells).
         UnsupportedError: onnxruntime cannot compute the reference.
     """
     try:
-        reference.fill()
+        run_reference(reference, metrics)
+    except MetricError:
+        raise
     except (InputError, UnsupportedError) as err:
         if reference.dataset.kind != "random":
             raise
         return _skipped(reference, str(err))
     data = reference.data_used()
-    check_metrics(metrics, reference.outputs, data.truths)
     session = _opened(candidate, settings or reference.settings)
     checks.check_outputs(reference.outputs, session)
     sums = {name: OutputSums() for name in reference.outputs}
@@ -87,6 +89,33 @@ def evaluate(
     )
     rows = tuple(row for tally in tallies for row in tally.figures(outputs))
     return Evaluation(check=check, metrics=rows, data=data)
+
+
+def run_reference(reference: ReferenceRuns, metrics: Sequence[Metric]) -> None:
+    """Run the reference on all data, once it is clear that the metrics can be taken from them.
+
+    Names of outputs and truths are checked before the first run; shapes and dtypes, and what
+    plug-ins return, after the first batch.
+
+    Raises:
+        OptionError: a metric names an output or truth that is not there.
+        MetricError: a metric does not fit the first batch.
+        InputError, UnsupportedError: the reference cannot be run on the data.
+    """
+    reference.open()
+    check_metrics(metrics, reference.outputs, reference.dataset.truths)
+    reference.fill(lambda *first: check_first(metrics, _first_step(*first)))
+
+
+def _first_step(batch: Batch, feeds: Mapping[str, Any], outputs: Mapping[str, Any]) -> Step:
+    """Return the reference compared with itself."""
+    return Step(
+        where=batch.where,
+        samples=batch.samples,
+        sample={**feeds, **batch.truth},
+        reference=_with_samples(outputs, batch),
+        candidate=_with_samples(outputs, batch),
+    )
 
 
 def _walk(

@@ -11,7 +11,7 @@ import pickle
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,8 @@ from onnxq.session_settings import DEFAULT, SessionSettings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Outputs = dict[str, Any]
+Look = Callable[[Batch, Mapping[str, Any], Outputs], None]
+"""See a batch, what was fed and what came out; whatever it raises ends the walk."""
 
 BUDGET_BYTES = 8 << 30
 """Most bytes of outputs to keep, and no more than half of what the disk has left."""
@@ -145,11 +147,29 @@ class ReferenceRuns:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs, known once `fill` was called."""
+        """Names of the outputs, known once `open` was called."""
         return tuple(spec.name for spec in self.output_specs)
 
-    def fill(self) -> None:
+    def open(self) -> None:
+        """Open the reference, which tells its outputs, without running it.
+
+        Raises:
+            InputError, UnsupportedError: onnxruntime cannot load it.
+        """
+        with self._lock:
+            self._open()
+
+    def _open(self) -> None:
+        if not self._is_filled and self._session is None:
+            session = runtime.open_session(self._source, self.settings)
+            self.output_specs, self.load_seconds = session.output_specs, session.load_seconds
+            self._session = session
+
+    def fill(self, look: Look | None = None) -> None:
         """Run the reference on all data, unless that has been done.
+
+        Args:
+            look: Called with the first batch before the second is run.
 
         Raises:
             InputError, UnsupportedError: it cannot be run on them, or there are none.
@@ -158,14 +178,14 @@ class ReferenceRuns:
         with self._lock:
             if self._is_filled:
                 return
-            session = runtime.open_session(self._source, self.settings)
-            self.output_specs, self.load_seconds = session.output_specs, session.load_seconds
-            self._walk(session)
+            self._open()
+            assert self._session is not None
+            self._walk(self._session, look)
             self._is_filled = True
-            if self._store.count < self._batches:
-                self._session = session
+            if self._store.count == self._batches:
+                self._session = None
 
-    def _walk(self, session: Session) -> None:
+    def _walk(self, session: Session, look: Look | None) -> None:
         state = Carried(session, self.carry)
         self._batches = self._samples = 0
         self._store.clear()
@@ -173,6 +193,8 @@ class ReferenceRuns:
             outputs, feeds = _run(session, state, batch)
             if not self._batches:
                 self._inputs = _fed(feeds)
+                if look is not None:
+                    look(batch, feeds, outputs)
             self._store.append(outputs)
             self._batches += 1
             self._samples += batch.samples

@@ -24,6 +24,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _Rows = list[Array]
 
 
+class MetricError(InputError):
+    """Signal, before the data have been run, that a metric does not fit them."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Step:
     """Hold one batch with the outputs of both models; outputs have an axis of samples.
@@ -226,6 +230,19 @@ def check_metrics(metrics: Sequence[Metric], outputs: Sequence[str], truths: Seq
                 f"metric {metric.label}: needs an array {metric.truth!r} in the data; besides "
                 f"inputs there is {there}"
             )
+
+
+def check_first(metrics: Sequence[Metric], step: Step) -> None:
+    """Check on a first batch that metrics fit its outputs, labels and targets.
+
+    Raises:
+        MetricError: one does not; the message names metric and batch.
+    """
+    for metric in metrics:
+        try:
+            Tally(metric).add(step)
+        except InputError as err:
+            raise MetricError(str(err)) from err
 
 
 def _require_float(value: object) -> None:

@@ -12,6 +12,7 @@ from onnxq.errors import InputError, OptionError, ValidationError
 from onnxq.evaluation import Evaluation, evaluate
 from onnxq.measurements import MetricRow
 from onnxq.reference_runs import ReferenceRuns
+from onnxq.tallies import MetricError
 from tests.tiny_models import from_text, scaled
 
 IDENTITY = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = Identity(x) }")
@@ -226,3 +227,40 @@ def test_a_reference_that_no_random_input_fits_is_skipped() -> None:
     found = run(model, model, RandomData(runtime.open_session(model)), "snr")
     assert (found.check.status, found.metrics) == ("skipped", ())
     assert found.check.reason is not None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "metric", "batches"),
+    [
+        ({}, "top1", 0),
+        ({}, "snr@z", 0),
+        ({"label": np.zeros(6, np.float32)}, "top1", 1),
+        ({"target": np.zeros((6, 2), np.float32)}, "mse", 1),
+        ({}, "math:prod", 1),
+    ],
+)
+def test_what_does_not_fit_shows_before_the_data_have_been_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arrays: dict[str, Any],
+    metric: str,
+    batches: int,
+) -> None:
+    runs: list[int] = []
+    inner = runtime.Session.run
+
+    def counted(*args: Any) -> dict[str, Any]:
+        runs.append(1)
+        return inner(*args)
+
+    monkeypatch.setattr(runtime.Session, "run", counted)
+    path = saved(tmp_path, x=np.ones((6, 3), np.float32), **arrays)
+    with pytest.raises((InputError, OptionError), match=f"metric {metric}: "):
+        run(IDENTITY, SHIFTED, data_of(path, IDENTITY, batch=1), metric)
+    assert len(runs) == batches
+
+
+def test_a_metric_that_does_not_fit_random_data_is_an_error_not_a_skip() -> None:
+    data = RandomData(runtime.open_session(IDENTITY), samples=2)
+    with pytest.raises(MetricError, match="metric math:prod: "):
+        run(IDENTITY, IDENTITY, data, "math:prod")
