@@ -251,6 +251,12 @@ class CellStream(Stream):
             low, high = min(low, float(outer.places[0])), max(high, float(outer.places[-1]))
         size = packed.size + outer.places.size
         super().__init__(size, (low, high), origin=grid[0], scale=grid[1])
+        if self._below == outer.places.size:
+            # The last slot holds a position, so that no window is without any.
+            unused = int(np.argmax(packed[::-1] != 0)) if packed.any() else packed.size
+            last = max(packed.size - unused, int(heavy.cells[-1]) + 1 if heavy.cells.size else 0)
+            self._packed = packed = packed[:last]
+            self.size = last + self._below
         only_heavy = np.count_nonzero(packed[heavy.cells] == 0)
         self.count = int(np.count_nonzero(packed) + only_heavy) + outer.places.size
 

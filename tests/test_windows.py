@@ -155,6 +155,16 @@ def test_a_stream_of_cells_is_cut_like_its_spectrum() -> None:
         assert optimal.solve(stream, k).cost == pytest.approx(whole.cost, rel=1e-9)
 
 
+def test_empty_cells_at_the_end_make_no_window_of_their_own() -> None:
+    counts = [1] * 64 + [0] * 40
+    for length in range(1, 70):
+        stream = small_windows(of_counts(counts, [0] * 104, []), length)
+        points = stream.whole()
+        assert stream.condensed(8).weight[-1] == points.weight[-1]
+        whole = optimal.solve(points, 5)
+        assert optimal.solve(stream, 5).cost == pytest.approx(whole.cost, rel=1e-9)
+
+
 def test_summing_in_a_loop_equals_summing_in_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     positions = np.sort(np.random.default_rng(1).standard_t(2, 400))
     weights = np.random.default_rng(2).integers(1, 99, 400).astype(np.float64)
