@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from onnxq.aggregates import Aggregate, Weighted
-from onnxq.measurements import Estimate
+from onnxq.measurements import Estimate, finite
 from onnxq.parallel import blocks
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -50,7 +50,7 @@ def single(aggregate: Aggregate, rows: Array) -> Estimate:
         return UNDEFINED
     value = aggregate.value(rows)
     if len(rows) < 2 or not math.isfinite(value) or aggregate.spread == "none":
-        return Estimate(value=_finite(value))
+        return Estimate(value=finite(value))
     if aggregate.spread == "bootstrap":
         return _bootstrap(aggregate, [rows], [value])[0]
     return _mean(_values(aggregate, rows), is_share=aggregate.spread == "share")
@@ -87,11 +87,7 @@ def _values(aggregate: Aggregate, rows: Array) -> Array:
 
 
 def _plain(value: float) -> Estimate:
-    return Estimate(value=_finite(value))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return Estimate(value=finite(value))
 
 
 def _mean(values: Array, *, is_share: bool = False) -> Estimate:
@@ -163,7 +159,6 @@ def _percentiles(value: float, drawn: Array) -> Estimate:
 
 
 def _estimate(value: float, error: float, low: float, high: float) -> Estimate:
-    finite = [_finite(item) for item in (error, low, high)]
-    if None in finite:
+    if not all(map(math.isfinite, (error, low, high))):
         return _plain(value)
-    return Estimate(value=value, standard_error=finite[0], low=finite[1], high=finite[2])
+    return Estimate(value=value, standard_error=error, low=low, high=high)

@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxq.overlay import Entry, Measure, finite, full_label, reading, unit_of
+from onnxq.measurements import finite
+from onnxq.overlay import Entry, Measure, full_label, reading
 from onnxq.plaintext import one_line
+from onnxq.quantities import unit_of
 
 
 @dataclass(frozen=True, kw_only=True)

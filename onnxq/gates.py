@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from onnxq.checks import Check, OutputDifference
 from onnxq.errors import OptionError
-from onnxq.measurements import GateRow, MetricRow, Performance
+from onnxq.measurements import GateRow, MetricRow, Performance, finite
 
 _ROUNDING = 4 * sys.float_info.epsilon
 """Relative error of a difference of two figures that were rounded to float64."""
@@ -129,6 +129,10 @@ class MetricLike(Protocol):
         """Whether it compares with the reference, or with labels and targets."""
 
     @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which direction is good."""
+
+    @property
     def unit(self) -> str:
         """Its unit."""
 
@@ -137,7 +141,8 @@ def check_drops(gates: Gates, metrics: Sequence[MetricLike]) -> None:
     """Check before any run that every metric with a gate will be measured and can drop.
 
     Raises:
-        OptionError: one is not, or is infinite of the reference itself.
+        OptionError: one is not, or is infinite of the reference itself, or a share of 0 is asked
+            for.
     """
     for drop in gates.max_drops:
         name = drop.metric.partition("@")[0]
@@ -149,8 +154,23 @@ def check_drops(gates: Gates, metrics: Sequence[MetricLike]) -> None:
                 f"one of {', '.join(metric.label for metric in metrics) or '(none)'}"
             )
         for metric in chosen:
-            if metric.kind == "fidelity" and metric.unit == "dB":
-                raise _no_drop(drop)
+            _check_drop(drop, metric)
+
+
+def _check_drop(drop: Drop, metric: MetricLike) -> None:
+    """Refuse a drop from a figure that the reference has with itself, if it means nothing."""
+    if metric.kind != "fidelity":
+        return
+    if metric.unit == "dB":
+        raise OptionError(
+            f"--max-drop {drop.metric}: is infinite of REF itself, so that no drop is defined; "
+            "use --min-snr, or a metric of labels or targets"
+        )
+    if metric.better == "lower" and drop.is_relative:
+        raise OptionError(
+            f"{drop.gate}: is 0 of REF itself, of which no share can be taken; give an absolute "
+            f"number, such as --max-drop {drop.metric}=0.01"
+        )
 
 
 def judge(
@@ -211,7 +231,7 @@ def _snr_rows(limit: float | None, check: Check) -> Iterator[GateRow]:
         yield GateRow(
             gate=gate,
             subject=f"output {output.name!r}",
-            found=_finite(output.snr_db),
+            found=finite(output.snr_db),
             limit=limit,
             passed=output.name not in failing,
             message=f"output {output.name!r} {_ratio_text(output)}, {expected}",
@@ -255,7 +275,7 @@ def _drop_rows(drop: Drop, metrics: Sequence[MetricRow], check: Check) -> Iterat
 
 
 def _drop_row(drop: Drop, row: MetricRow) -> GateRow:
-    before, after = _reference(drop, row), _finite(row.candidate.value)
+    before, after = _reference(drop, row), finite(row.candidate.value)
     if before is None or after is None:
         text = "is equal" if row.is_equal else "is undefined"
         found, passed = None, row.is_equal
@@ -292,17 +312,9 @@ def _fall(
 def _reference(drop: Drop, row: MetricRow) -> float | None:
     """Return the figure to fall from: the reference's, or its own with itself (1, or no error)."""
     if row.kind == "task":
-        return None if row.reference is None else _finite(row.reference.value)
-    if row.unit == "dB":
-        raise _no_drop(drop)
+        return None if row.reference is None else finite(row.reference.value)
+    _check_drop(drop, row)
     return 1.0 if row.better == "higher" else 0.0
-
-
-def _no_drop(drop: Drop) -> OptionError:
-    return OptionError(
-        f"--max-drop {drop.metric}: is infinite of REF itself, so that no drop is defined; "
-        "use --min-snr, or a metric of labels or targets"
-    )
 
 
 def _ratio_rows(
@@ -339,7 +351,3 @@ def _drop(metric: object, limit: object) -> Drop:
 def _is_number(value: object) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

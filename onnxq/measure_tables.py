@@ -1,6 +1,6 @@
 """The tables of a validation: gates, metrics, times and memory, tensors by what they do.
 
-Owns columns, units and digits of measured figures. A difference stands with half the width of its
+Owns columns and digits of measured figures. A difference stands with half the width of its
 95 % interval, since that decides whether it is noise.
 """
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from onnxq.measurements import Estimate, GateRow, LayerRow, MetricRow, Performance, Timing
 from onnxq.plaintext import plain
+from onnxq.quantities import duration, size_text
 from onnxq.report_tables import decibels, make_table, place
 
 
@@ -105,7 +106,7 @@ def performance_table(performance: Performance) -> Table:
         ("memory to run", [t.run_peak_bytes for t in pair], performance.run_memory_ratio),
     ):
         if any(peak is not None for peak in peaks):
-            table.add_row(name, *map(_megabytes, peaks), _ratio(ratio))
+            table.add_row(name, *map(size_text, peaks), _ratio(ratio))
     return table
 
 
@@ -135,27 +136,6 @@ def layer_table(rows: Sequence[LayerRow], title: str) -> Table:
             *output,
         )
     return table
-
-
-def duration(seconds: float) -> str:
-    """Return a time with three digits, in the unit that suits it.
-
-    >>> duration(0.0000123), duration(0.00123), duration(0.123), duration(12.3)
-    ('12.3 us', '1.23 ms', '123 ms', '12.3 s')
-    """
-    for unit, factor in (("s", 1.0), ("ms", 1e3)):
-        if seconds * factor >= 1:
-            return f"{_digits(seconds * factor)} {unit}"
-    return f"{_digits(seconds * 1e6)} us"
-
-
-def _digits(value: float) -> str:
-    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:,.{decimals}f}"
-
-
-def _megabytes(size: int | None) -> str:
-    return "?" if size is None else f"{_digits(size / 1e6)} MB"
 
 
 def _ratio(ratio: float | None) -> str:

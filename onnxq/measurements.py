@@ -6,6 +6,7 @@ JSON cannot hold is null; `is_equal` tells an infinite ratio from an undefined o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -179,3 +180,8 @@ class GateRow:
     limit: float
     passed: bool
     message: str
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number that JSON can hold, or None."""
+    return value if value is not None and math.isfinite(value) else None

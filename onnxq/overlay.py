@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnxq.errors import InputError, OptionError
-from onnxq.measurements import Estimate, MetricRow
+from onnxq.measurements import Estimate, MetricRow, finite
 from onnxq.plaintext import one_line, plain
+from onnxq.quantities import size_text
 from onnxq.report import AnyReport, FileSize, Report, ValidateReport
 from onnxq.working_points import SweepReport, WorkingPoint
 
@@ -41,7 +42,6 @@ _TITLES = {
     "mse": "Mean squared error",
     "psnr": "PSNR",
 }
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,18 +154,6 @@ def full_label(shown: Sequence[Entry], entry: Entry) -> str:
     )
     parts = ["" if is_one_model else entry.model, entry.series if has_series else "", entry.label]
     return ", ".join(part for part in parts if part)
-
-
-def size_text(size: float | None) -> str:
-    """Return bytes with a unit of powers of 1000 and three digits or more.
-
-    >>> size_text(75097), size_text(999), size_text(None)
-    ('75.1 kB', '999 bytes', '-')
-    """
-    if size is None:
-        return "-"
-    scale, unit = unit_of(size)
-    return f"{size:,.0f} bytes" if scale == 1 else f"{size / scale:,.1f} {unit}"
 
 
 def reading(entry: Entry, label: str) -> MetricRow | None:
@@ -313,17 +301,3 @@ def _model_names(files: Sequence[FileSize]) -> list[str]:
 def _title(row: MetricRow, *, has_output: bool) -> str:
     title = _TITLES.get(row.name, one_line(row.name))
     return title if row.output is None or not has_output else f"{title}, {one_line(row.output)}"
-
-
-def unit_of(largest: float) -> tuple[float, str]:
-    """Return what to divide bytes by, and the name of that unit, where the largest is given.
-
-    >>> unit_of(75097)
-    (1000.0, 'kB')
-    """
-    return next((unit for unit in _UNITS if largest >= unit[0]), _UNITS[-1])
-
-
-def finite(value: float | None) -> float | None:
-    """Return a number that can be drawn, or None."""
-    return value if value is not None and math.isfinite(value) else None

@@ -22,9 +22,10 @@ from onnxq import figures, overlay, page_tables, textfile
 from onnxq.errors import MissingDependencyError
 from onnxq.figures import Chart
 from onnxq.measurements import DataUsed
-from onnxq.overlay import DrawnReport, Entry, Measure, size_text
+from onnxq.overlay import DrawnReport, Entry, Measure
 from onnxq.page_tables import Table, estimate_text, tensor_name, without_blanks
 from onnxq.plaintext import one_line, plain
+from onnxq.quantities import size_text
 from onnxq.report import AnyReport, FileSize, Report, TensorRow, ValidateReport
 from onnxq.working_points import SweepReport
 

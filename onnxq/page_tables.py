@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxq import figures, overlay
-from onnxq.measurements import Estimate, LayerRow, MetricRow, Performance
-from onnxq.overlay import Entry, Measure, size_text
+from onnxq.measurements import Estimate, LayerRow, MetricRow, Performance, finite
+from onnxq.overlay import Entry, Measure
 from onnxq.plaintext import one_line, plain
+from onnxq.quantities import size_text
 from onnxq.report import Ledger, SkipRow, ValidateReport
 
 LEDGER_PARTS = {
@@ -150,7 +151,7 @@ def outputs_table(report: ValidateReport) -> Table:
                 _words(output.name),
                 Cell(text="exact", sort=1e9)
                 if output.is_equal
-                else number(overlay.finite(output.snr_db), 2),
+                else number(finite(output.snr_db), 2),
                 number(output.max_abs),
                 number(output.cosine, 6),
                 _words(output.mismatch or ("equal" if output.is_equal else "")),
@@ -378,7 +379,7 @@ def _size(size: int | None) -> Cell:
 def _decibels(value: float | None) -> Cell:
     if value is None:
         return Cell(text="exact", sort=1e9)
-    return number(value, 2) if overlay.finite(value) is not None else Cell(text="none", sort=-1e9)
+    return number(value, 2) if finite(value) is not None else Cell(text="none", sort=-1e9)
 
 
 def _time(seconds: float) -> Cell:

@@ -15,6 +15,7 @@ from onnxq import figures, files, overlay, textfile
 from onnxq.errors import MissingDependencyError, OptionError
 from onnxq.figures import Chart, FloatLine, Series
 from onnxq.overlay import Entry
+from onnxq.quantities import size_text
 from onnxq.report import AnyReport
 from onnxq.working_points import SweepReport
 
@@ -213,7 +214,7 @@ def _finish(figure: Any, axes: Any, shown: Sequence[Entry], chart: Chart) -> Non
     axes.margins(x=0.06, y=0.1)
     models = list(dict.fromkeys(entry.model for entry in shown))
     if len(models) == 1:
-        size = overlay.size_text(shown[0].model_bytes)
+        size = size_text(shown[0].model_bytes)
         axes.set_title(f"{models[0]}, {size} as float", loc="left", fontsize=11)
     if chart.series:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)

@@ -141,6 +141,19 @@ def test_a_fidelity_metric_falls_from_what_ref_has_with_itself() -> None:
         judged(make_gates(max_drop={"snr": 1}), reports.SNR)
 
 
+@pytest.mark.parametrize("name", ["max-abs", "mean-abs"])
+def test_no_share_of_an_error_that_is_0_of_ref_itself(name: str) -> None:
+    limits, metrics = make_gates(max_drop={f"{name}@y": "1%"}), resolve([name])
+    message = rf"--max-drop {name}@y=1%: is 0 of REF itself.*absolute number.*{name}@y=0\.01"
+    with pytest.raises(OptionError, match=message):
+        gates.check_drops(limits, metrics)
+    error = row(None, 0.25, kind="fidelity", reference=None, better="lower", name=name)
+    with pytest.raises(OptionError, match="is 0 of REF itself"):
+        judged(limits, error)
+    gates.check_drops(make_gates(max_drop={name: 0.01}), metrics)
+    gates.check_drops(make_gates(max_drop={"cosine": "1%"}), resolve(["cosine"]))
+
+
 def test_a_name_gates_every_output_and_a_label_its_own() -> None:
     rows = [row(0.9, 0.8), row(0.9, 0.9, output="z")]
     assert len(judged(make_gates(max_drop={"top1": 0}), *rows)) == 2
