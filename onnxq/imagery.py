@@ -9,8 +9,6 @@ checked before its pixels are decoded.
 from __future__ import annotations
 
 import importlib
-import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from onnxq.errors import InputError, MissingDependencyError
 from onnxq.plaintext import one_line, plain
 from onnxq.preprocess import ImagePreprocess, Resize
+from onnxq.quiet import silent_warnings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,7 +28,6 @@ MAX_PIXELS = 1 << 27
 """Most pixels of an image, stored or resized: 400 MB in memory."""
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
-_WARNINGS = threading.Lock()  # which warnings are shown is a setting of the whole process
 
 
 def read_image(path: Path, preprocess: ImagePreprocess) -> Array:
@@ -47,16 +45,22 @@ def read_image(path: Path, preprocess: ImagePreprocess) -> Array:
     if path.exists() and not path.is_file():
         raise InputError(f"{where}: is no regular file, expected an image")
     try:
-        with _WARNINGS, warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # odd metadata, and sizes that are checked below
-            with pillow.open(file, formats=FORMATS) as image:
-                pixels = _pixels(pillow, image, preprocess, where)
+        # Warnings are of odd metadata, and of sizes that are checked below.
+        with (
+            silent_warnings(),
+            path.open("rb") as file,
+            pillow.open(file, formats=FORMATS) as image,
+        ):
+            pixels = _pixels(pillow, image, preprocess, where)
     except InputError:
         raise
     except (FileNotFoundError, PermissionError, IsADirectoryError) as err:
         raise InputError(f"{where}: cannot be read: {err.strerror}") from err
     except MemoryError as err:
         raise InputError(f"{where}: does not fit the memory") from err
+    except pillow.UnidentifiedImageError as err:
+        known = ", ".join(FORMATS)
+        raise InputError(f"{where}: is no sound image: found none of {known} in it") from err
     except Exception as err:  # Pillow's decoders raise whatever damage makes them stumble over
         raise InputError(f"{where}: is no sound image: {one_line(str(err))[:120]}") from err
     return _array(pixels, preprocess)

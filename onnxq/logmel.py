@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import threading
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 from onnxq.errors import InputError, OptionError
 from onnxq.plaintext import one_line, plain
 from onnxq.preprocess import AudioPreprocess, Log
+from onnxq.quiet import silent_warnings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,7 +28,6 @@ MAX_SAMPLES = 1 << 27
 """Longest sound that is read or made by resampling: 1 GiB in float64."""
 
 _FRAMES_AT_A_TIME = 1024
-_WARNINGS = threading.Lock()  # which warnings are shown is a setting of the whole process
 
 
 def read_logmel(path: Path, preprocess: AudioPreprocess) -> Array:
@@ -182,9 +180,7 @@ def _read(path: Path, where: str) -> tuple[int, Array]:
             raise InputError(f"{where}: is no regular file, expected a WAV file")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise InputError(f"{where}: found {size} bytes, expected at most {MAX_BYTES}; cut it")
-        with _WARNINGS, warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # chunks of other programs
-            warnings.filterwarnings("error", message="Reached EOF prematurely")
+        with silent_warnings(), path.open("rb") as file:  # of chunks of other programs
             rate, samples = wavfile.read(file)
         return int(rate), np.asarray(samples)
     except InputError:

@@ -12,7 +12,6 @@ import lzma
 import math
 import shutil
 import tempfile
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import numpy as np
 
 from onnxq.errors import InputError
 from onnxq.plaintext import one_line, plain
+from onnxq.quiet import silent_warnings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -209,8 +209,7 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of .npy is not known")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a header of Python 2, which numpy reads all the same
+    with silent_warnings():  # of a header of Python 2, which numpy reads all the same
         return _HEADERS[version](file)
 
 

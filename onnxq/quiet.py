@@ -1,6 +1,7 @@
-"""Keep native code from writing to stderr.
+"""Keep libraries from writing to stderr and from warning.
 
-Owns file descriptor 2 for as long as a library is asked something that it answers with noise.
+Owns file descriptor 2 and Python's warning filters, both settings of the whole process, for as long
+as a library is asked something that it answers with noise.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ import os
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 _STDERR = threading.RLock()
 """Held while file descriptor 2, which all threads share, leads elsewhere."""
+
+DAMAGE = "Reached EOF prematurely"
+"""How scipy begins to warn of a WAV file that was cut off: that one is an error."""
 
 
 @contextmanager
@@ -41,3 +46,53 @@ def _without_stderr() -> Iterator[None]:
                 os.dup2(kept, 2)
     finally:
         os.close(kept)
+
+
+class _Silence:
+    """Silence warnings from the first thread that asks for it to the last one that is done.
+
+    `warnings.catch_warnings` keeps the filters that it finds, so threads that leave in another
+    order than they entered would leave its own behind. Here they are set once and taken back once,
+    and no thread waits for another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._kept = ExitStack()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with self._lock:
+            if self._threads == 0:
+                _filter(self._kept)
+            self._threads += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._threads -= 1
+                if self._threads == 0:
+                    self._kept.close()
+
+
+_SILENCE = _Silence()
+
+
+@contextmanager
+def silent_warnings() -> Iterator[None]:
+    """Ignore warnings for the duration, in all threads; those that begin with `DAMAGE` raise."""
+    if getattr(sys.flags, "context_aware_warnings", False):  # then each thread has filters
+        with ExitStack() as kept:
+            _filter(kept)
+            yield
+    else:
+        with _SILENCE.held():
+            yield
+
+
+def _filter(kept: ExitStack) -> None:
+    """Set the filters; a stack takes them back when it is closed."""
+    kept.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("error", message=DAMAGE)

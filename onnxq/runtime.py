@@ -15,7 +15,6 @@ import math
 import re
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.errors import InputError, MissingDependencyError, OnnxqError, UnsupportedError
-from onnxq.quiet import silent_stderr
+from onnxq.quiet import silent_stderr, silent_warnings
 from onnxq.session_settings import DEFAULT as DEFAULT
 from onnxq.session_settings import SessionSettings as SessionSettings
 from onnxq.session_settings import make_options
@@ -231,8 +230,7 @@ def cuda_works() -> bool:
         ort = _import_onnxruntime()
         if _CUDA not in ort.get_available_providers():
             return False
-        with silent_stderr(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silent_stderr(), redirect_stdout(io.StringIO()), silent_warnings():
             ort.preload_dlls()
             return _computes(ort)
     except Exception:
@@ -326,8 +324,7 @@ def _import_onnxruntime() -> Any:
     if loaded is not None:
         return loaded
     try:
-        with silent_stderr(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silent_stderr(), silent_warnings():
             ort = importlib.import_module("onnxruntime")
     except ImportError as err:
         raise MissingDependencyError(

@@ -1,9 +1,11 @@
 import os
+import sys
 import threading
+import warnings
 
 import pytest
 
-from onnxq.quiet import silent_stderr
+from onnxq.quiet import silent_stderr, silent_warnings
 
 
 def test_what_is_written_meanwhile_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
@@ -41,3 +43,47 @@ def test_threads_take_turns(capfd: pytest.CaptureFixture[str]) -> None:
         thread.join()
     os.write(2, b"kept")
     assert capfd.readouterr().err == "kept"
+
+
+def test_warnings_are_ignored_but_those_of_damage() -> None:
+    with silent_warnings():
+        warnings.warn("noise", UserWarning, stacklevel=1)
+        with pytest.raises(UserWarning, match="EOF"):
+            warnings.warn("Reached EOF prematurely; finished at 3 bytes", UserWarning, stacklevel=1)
+    with pytest.raises(UserWarning, match="noise"):
+        warnings.warn("noise", UserWarning, stacklevel=1)
+
+
+def test_threads_leave_the_filters_as_they_were() -> None:
+    before = list(warnings.filters)
+    interval = sys.getswitchinterval()
+
+    def work() -> None:
+        for _ in range(200):
+            with silent_warnings():
+                warnings.warn("noise", UserWarning, stacklevel=1)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert warnings.filters == before
+
+
+def test_threads_are_silent_side_by_side() -> None:
+    meet = threading.Barrier(2, timeout=30)
+
+    def work() -> None:
+        with silent_warnings():
+            meet.wait()  # would never be passed one after the other
+
+    other = threading.Thread(target=work)
+    other.start()
+    work()
+    other.join()
+    assert not meet.broken
