@@ -28,16 +28,19 @@ MAX_PIXELS = 1 << 27
 """Most pixels of an image, stored or resized: 400 MB in memory."""
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+_DEEP_FORMATS = ("PNG", "TIFF", "PPM")
+_GROUNDS = {"black": (0, 0, 0, 255), "white": (255, 255, 255, 255)}
 
 
 def read_image(path: Path, preprocess: ImagePreprocess) -> Array:
     """Return one image without an axis of samples: the layout of `preprocess` without its N.
 
-    Of several frames the first is taken, transparency and colour profiles are left out, 16 bits
-    are cut to their upper 8, and grey is repeated for every colour.
+    Of several frames the first is taken, colour profiles are left out, and grey is repeated for
+    every colour.
 
     Raises:
-        InputError: the file is missing, damaged, of another format, or too large or small.
+        InputError: the file is missing, damaged, of another format, or too large or small, or has
+            transparency or 16 bits that `preprocess` does not settle.
         MissingDependencyError: Pillow is not installed.
     """
     pillow = import_pillow()
@@ -76,17 +79,21 @@ def import_pillow() -> Any:
         return importlib.import_module("PIL.Image")
     except ImportError as err:
         raise MissingDependencyError(
-            "reading images needs Pillow; pip install 'onnxq[data]' installs it"
+            "reading images needs Pillow; pip install pillow, or onnxq[data]"
         ) from err
 
 
 def _pixels(pillow: Any, image: Any, preprocess: ImagePreprocess, where: str) -> Array:
     """Return 8-bit pixels, [height, width, channels], resized and cropped."""
     _check_pixels(image.size, where)
-    stored_as = image.format  # known of what was opened, not of what is made of it
+    is_deep = _is_deep(image, where)  # known of what was opened, not of what is made of it
+    if is_deep and preprocess.depth16 == "refuse":
+        raise InputError(
+            f"{where}: found samples of 16 bits, expected 8; depth16: cut would keep the upper 8"
+        )
     if preprocess.orientation == "exif":
         image = importlib.import_module("PIL.ImageOps").exif_transpose(image)
-    image = _eight_bits(pillow, image, stored_as, where)
+    image = _opaque(pillow, _eight_bits(pillow, image), preprocess, where)
     image = image.convert("L" if preprocess.channels == "L" else "RGB")
     if preprocess.resize is not None:
         size = _resized(image.size, preprocess.resize)
@@ -109,15 +116,55 @@ def _check_pixels(size: tuple[int, int], where: str) -> None:
         )
 
 
-def _eight_bits(pillow: Any, image: Any, stored_as: str, where: str) -> Any:
-    """Return the image with samples of 8 bits; Pillow's own conversion of 16 saturates."""
-    if image.mode in ("I", "F") and not (image.mode == "I" and stored_as in ("PNG", "PPM")):
+def _is_deep(image: Any, where: str) -> bool:
+    """Return whether samples are stored with 16 bits; refuse those of 32."""
+    if image.mode in ("I", "F") and not (image.mode == "I" and image.format in ("PNG", "PPM")):
         raise InputError(
             f"{where}: found an image of mode {image.mode!r} (32 bits), expected 8 or 16 bits"
         )
     if image.mode in (*_SIXTEEN_BITS, "I"):
-        return pillow.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
-    return image
+        return True
+    if image.format not in _DEEP_FORMATS:
+        return False  # a BMP of 16 bits has them for all of a pixel
+    # Pillow reads deep colours as 8 bits; only the decoder's arguments tell.
+    found = [item for tile in image.tile for item in _arguments(tile[3])]
+    return any(
+        ";16" in item if isinstance(item, str) else image.format == "PPM" and item > 255
+        for item in found
+        if isinstance(item, (str, int))
+    )
+
+
+def _arguments(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _eight_bits(pillow: Any, image: Any) -> Any:
+    """Return the image with samples of 8 bits; Pillow's own conversion of 16 saturates."""
+    if image.mode not in (*_SIXTEEN_BITS, "I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    grey = pillow.fromarray((values >> 8).astype(np.uint8))
+    clear = image.info.get("transparency")  # the value of 16 bits that stands for no colour
+    if isinstance(clear, int):
+        grey.putalpha(pillow.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _opaque(pillow: Any, image: Any, preprocess: ImagePreprocess, where: str) -> Any:
+    """Return the image without transparency; where nothing shines through, none is lost."""
+    if preprocess.alpha == "drop" or not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    if image.getextrema()[3][0] == 255:
+        return image
+    if preprocess.alpha == "refuse":
+        raise InputError(
+            f"{where}: found transparent pixels, expected none; alpha: drop would keep their "
+            "colours, black or white blend them with a ground"
+        )
+    ground = pillow.new("RGBA", image.size, _GROUNDS[preprocess.alpha])
+    return pillow.alpha_composite(ground, image)
 
 
 def _resized(size: tuple[int, int], resize: Resize) -> tuple[int, int]:

@@ -18,6 +18,7 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 ImageLayout = Literal["NCHW", "NHWC", "NHW"]
 Channels = Literal["RGB", "BGR", "L"]
 FloatName = Literal["float16", "float32", "float64"]
+Alpha = Literal["refuse", "drop", "black", "white"]
 PixelName = Literal["float16", "float32", "float64", "uint8"]
 
 MAX_SIDE = 1 << 14
@@ -107,6 +108,9 @@ class ImagePreprocess:
         dtype: Of the array; "uint8" leaves the pixels as they are.
         orientation: "stored" takes the pixels as they lie in the file, as torchvision and Keras
             do; "exif" turns the image the way the camera says.
+        alpha: What becomes of transparency: "refuse" raises where a pixel is not opaque, "drop"
+            keeps the colours as they are, "black" and "white" blend them with that ground.
+        depth16: What becomes of samples of 16 bits: "refuse" raises, "cut" keeps the upper 8.
         classes: Names of all class folders in the order of the model's classes; empty for those
             that there are, sorted.
         label_offset: Number of the first class.
@@ -124,6 +128,8 @@ class ImagePreprocess:
     std: tuple[float, ...] = (1.0,)
     dtype: PixelName = "float32"
     orientation: Literal["stored", "exif"] = "stored"
+    alpha: Alpha = "refuse"
+    depth16: Literal["refuse", "cut"] = "refuse"
     classes: tuple[str, ...] = ()
     label_offset: int = 0
     target: Literal["none", "input"] = "none"
@@ -138,6 +144,8 @@ class ImagePreprocess:
         _check_choice("channels", self.channels, Channels)
         _check_choice("dtype", self.dtype, PixelName)
         _check_choice("orientation", self.orientation, Literal["stored", "exif"])
+        _check_choice("alpha", self.alpha, Alpha)
+        _check_choice("depth16", self.depth16, Literal["refuse", "cut"])
         _check_choice("target", self.target, Literal["none", "input"])
         if self.layout == "NHW" and self.channels != "L":
             raise OptionError(f"layout: NHW has no channels, found channels {self.channels}; use L")

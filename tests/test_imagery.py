@@ -154,22 +154,68 @@ def test_grey_becomes_three_equal_colours(tmp_path: Path) -> None:
     assert found.tolist() == np.repeat(values, 3, 2).tolist()
 
 
-def test_alpha_is_left_out(tmp_path: Path) -> None:
+def test_opaque_alpha_is_left_out(tmp_path: Path) -> None:
     values = pixels(4, 6, 4)
+    values[:, :, 3] = 255
     found = read_image(save_image(tmp_path / "x.png", values), PLAIN)
     assert found.tolist() == values[:, :, :3].tolist()
+
+
+@pytest.mark.parametrize("alpha", ["drop", "black", "white"])
+def test_alpha_is_dropped_or_blended(tmp_path: Path, alpha: Any) -> None:
+    values = pixels(4, 6, 4)
+    values[0, 0, 3], values[0, 1, 3] = 0, 255
+    colours = values[:, :, :3].astype(float)
+    share = values[:, :, 3:] / 255
+    expected = {"drop": colours, "black": colours * share, "white": 255 - (255 - colours) * share}
+    found = read_image(save_image(tmp_path / "x.png", values), replace(PLAIN, alpha=alpha))
+    assert np.abs(found - expected[alpha]).max() < 1
+    assert alpha != "drop" or found.tolist() == values[:, :, :3].tolist()
     path = tmp_path / "la.png"
-    Image.fromarray(values[:, :, :2]).save(path)
-    assert read_image(path, PLAIN).tolist() == np.repeat(values[:, :, :1], 3, 2).tolist()
+    Image.fromarray(values[:, :, [0, 3]]).save(path)
+    grey = np.repeat(expected[alpha][:, :, :1], 3, 2)
+    assert np.abs(read_image(path, replace(PLAIN, alpha=alpha)) - grey).max() < 1
+
+
+def transparent_files(folder: Path) -> dict[str, Path]:
+    """Return images of each way to be transparent, by what is special about them."""
+    values = pixels(16, 16, 4)
+    paths = {name: folder / f"{name}.png" for name in ("alpha", "grey", "palette", "colour")}
+    Image.fromarray(values).save(paths["alpha"])
+    Image.fromarray(values[:, :, 2:]).save(paths["grey"])
+    palette = Image.fromarray(values[:, :, :3]).quantize(16)
+    palette.save(paths["palette"], transparency=b"\0\1\2")
+    paths["gif"] = folder / "x.gif"
+    palette.save(paths["gif"], transparency=palette.getpixel((0, 0)))
+    colour = tuple(map(int, values[0, 0, :3]))
+    Image.fromarray(values[:, :, :3]).save(paths["colour"], transparency=colour)
+    paths["deep grey"] = folder / "deep.png"
+    data = zlib.compress(b"\0" + np.array([7, 7000], ">u2").tobytes())
+    paths["deep grey"].write_bytes(png(2, 1, 16, 0, data, clear=b"\0\7"))
+    return paths
+
+
+@pytest.mark.parametrize("name", ["alpha", "grey", "palette", "colour", "gif", "deep grey"])
+def test_transparency_is_refused_unless_it_is_settled(tmp_path: Path, name: str) -> None:
+    path = transparent_files(tmp_path)[name]
+    cut = replace(PLAIN, depth16="cut")
+    with pytest.raises(InputError, match=r"found transparent pixels, expected none; alpha: drop"):
+        read_image(path, cut)
+    dropped, black, white = (
+        read_image(path, replace(cut, alpha=alpha)).astype(int)
+        for alpha in ("drop", "black", "white")
+    )
+    assert (black <= dropped).all()
+    assert (dropped <= white).all()
+    assert (black < white).any()
 
 
 def test_palette_becomes_colours(tmp_path: Path) -> None:
     values = pixels(16, 16)
     image = Image.fromarray(values).quantize(16)
     expected = np.asarray(image.convert("RGB"))
-    image.info["transparency"] = 0
-    for name, options in (("x.png", {"transparency": b"\0\1\2"}), ("x.gif", {})):
-        image.save(tmp_path / name, **options)  # type: ignore[arg-type]
+    for name in ("x.png", "x.gif"):
+        image.save(tmp_path / name)
         assert read_image(tmp_path / name, PLAIN).tolist() == expected.tolist()
 
 
@@ -179,25 +225,52 @@ def test_sixteen_bits_give_their_upper_eight(tmp_path: Path) -> None:
     save_image(tmp_path / "x.tif", values)
     (tmp_path / "x.pgm").write_bytes(b"P5 4 2 65535\n" + values.astype(">u2").tobytes())
     for name in ("x.png", "x.tif", "x.pgm"):
-        found = read_image(tmp_path / name, PLAIN)
+        with pytest.raises(InputError, match="found samples of 16 bits, expected 8; depth16: cut"):
+            read_image(tmp_path / name, PLAIN)
+        found = read_image(tmp_path / name, replace(PLAIN, depth16="cut"))
         assert found[:, :, 1].tolist() == (values >> 8).tolist()
 
 
-def png(width: int, height: int, bits: int, colour: int, data: bytes) -> bytes:
+def png(
+    width: int, height: int, bits: int, colour: int, data: bytes, *, clear: bytes = b""
+) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
         return (
             struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         )
 
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    between = chunk(b"tRNS", clear) if clear else b""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + between
+        + chunk(b"IDAT", data)
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_sixteen_bit_colours_give_their_upper_eight(tmp_path: Path) -> None:
     values = np.array([[[0, 255, 256], [65535, 1000, 65279]]], np.uint16)
     data = zlib.compress(b"\0" + values.astype(">u2").tobytes())
     (tmp_path / "x.png").write_bytes(png(2, 1, 16, 2, data))
-    assert read_image(tmp_path / "x.png", PLAIN).tolist() == (values >> 8).tolist()
+    (tmp_path / "x.ppm").write_bytes(b"P6 2 1 65535\n" + values.astype(">u2").tobytes())
+    for name in ("x.png", "x.ppm"):
+        with pytest.raises(InputError, match="found samples of 16 bits"):
+            read_image(tmp_path / name, PLAIN)
+    found = read_image(tmp_path / "x.png", replace(PLAIN, depth16="cut"))
+    assert found.tolist() == (values >> 8).tolist()
+
+
+def test_sixteen_bits_for_all_of_a_pixel_are_no_deep_samples(tmp_path: Path) -> None:
+    path = tmp_path / "x.bmp"
+    pixels_565 = struct.pack("<HH", 0xF800, 0x07E0)
+    head = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(head) + len(masks)
+    path.write_bytes(struct.pack("<2sIHHI", b"BM", start + 4, 0, 0, start) + head + masks
+                     + pixels_565)  # fmt: skip
+    assert read_image(path, PLAIN).tolist() == [[[255, 0, 0], [0, 255, 0]]]
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
