@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +44,12 @@ class Aggregate:
         weighted: From rows to a function of counts; None where `spread` is no bootstrap.
         needs_sklearn: Whether `value` is scikit-learn's.
         resamples: Of the bootstrap.
+        settled: From the rows of all models to rows by which each has the same definition of the
+            figure; None where that does not hang on the rows.
+        misfit: From rows that a user's metric made to what is wrong with them, "" for nothing.
+        is_exact: Tells of rows whether an infinite figure is that of no error at all; None where
+            it is not.
+        undefined: Why rows without NaN may have no finite figure.
     """
 
     spread: Literal["mean", "share", "bootstrap", "none"]
@@ -52,6 +58,10 @@ class Aggregate:
     weighted: Callable[[Array], Weighted] | None = None
     needs_sklearn: bool = False
     resamples: int = RESAMPLES
+    settled: Callable[[Sequence[Array]], list[Array]] | None = None
+    misfit: Callable[[Array], str] | None = None
+    is_exact: Callable[[Array], bool] | None = None
+    undefined: str = ""
 
 
 def of_sums(formula: Callable[[Array], Array]) -> Aggregate:
@@ -78,6 +88,7 @@ def of_rows(aggregate: Callable[[Array], Any]) -> Aggregate:
         value=lambda rows: float(aggregate(rows)),
         weighted=weighted,
         resamples=SLOW_RESAMPLES,
+        undefined="the aggregate is not finite",
     )
 
 
@@ -122,6 +133,8 @@ def peak_ratio(errors: Callable[[Array], Array], peak: float | None) -> Aggregat
         spread="bootstrap",
         value=lambda rows: float(decibels(errors(rows).mean(), rows)),
         weighted=weighted,
+        is_exact=lambda rows: not errors(rows).any(),
+        undefined="infinite errors, or targets without a range",
     )
 
 
@@ -147,12 +160,29 @@ def first_column(rows: Array) -> Array:
     return column
 
 
-def _mean_of(values: Callable[[Array], Array], *, is_share: bool = False) -> Aggregate:
+def _mean_of(values: Callable[[Array], Array]) -> Aggregate:
     return Aggregate(
-        spread="share" if is_share else "mean",
+        spread="mean",
         value=lambda rows: float(np.mean(values(rows))),
         values=values,
+        undefined="infinite values",
     )
+
+
+def _share_misfit(rows: Array) -> str:
+    values = rows[:, 0]
+    wrong = values[~(np.isnan(values) | (values == 0) | (values == 1))]
+    return f"{wrong[0]:.6g}, expected 0 or 1 in the first column" if len(wrong) else ""
+
+
+def _auc_misfit(rows: Array) -> str:
+    if rows.shape[1] < 2:
+        return "one column, expected a label and a score, or a label and a score for each class"
+    labels, classes = rows[:, 0], max(2, rows.shape[1] - 1)
+    wrong = labels[~(np.isnan(labels) | np.isin(labels, np.arange(classes)))]
+    if not len(wrong):
+        return ""
+    return f"label {wrong[0]:.6g}, expected whole numbers 0 to {classes - 1} in the first column"
 
 
 SNR = of_sums(_decibels)
@@ -160,7 +190,7 @@ COSINE = of_sums(_cosine)
 LARGEST_DIFFERENCE = Aggregate(spread="none", value=_largest)
 MEAN_DIFFERENCE = _mean_of(mean_absolute_difference)
 MEAN = _mean_of(first_column)
-SHARE = _mean_of(first_column, is_share=True)
+SHARE = replace(MEAN, spread="share", misfit=_share_misfit)
 
 
 def has_sklearn() -> bool:
@@ -178,17 +208,34 @@ def import_sklearn(what: str) -> Any:
         return importlib.import_module("sklearn.metrics")
     except ImportError as err:
         raise MissingDependencyError(
-            f"metric {what!r} needs scikit-learn; pip install 'onnxq[metrics]'"
+            f"metric {what!r} needs scikit-learn; pip install scikit-learn, or onnxq[metrics]"
         ) from err
 
 
+def _is_binary(rows: Array) -> bool:
+    """Tell whether rows (label, prediction, classes) are of two classes.
+
+    Where nothing tells the number of classes (0), the largest label or prediction does.
+    """
+    return bool((rows[:, 2].max() or rows[:, :2].max() + 1) <= 2)
+
+
+def _settled_classes(models: Sequence[Array]) -> list[Array]:
+    """Return the rows of F1 with one number of classes for all models."""
+    classes = 2 if _is_binary(np.concatenate(models)) else 3
+    if all(((rows[:, 2] <= 2) & (rows[:, 2] > 0)).all() == (classes == 2) for rows in models):
+        return list(models)
+    return [np.column_stack([rows[:, :2], np.full(len(rows), classes)]) for rows in models]
+
+
 def _f1(rows: Array) -> float:
-    """Return F1 of rows (label, prediction, classes); a prediction of -1 is none."""
-    truth, found = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
-    metrics = import_sklearn("f1")
-    if rows[0, 2] <= 2:
-        return float(metrics.f1_score(truth, found, labels=[1], average="macro", zero_division=0))
-    labels = np.unique(np.concatenate([truth, found[found >= 0]]))
+    """Return F1 of rows (label, prediction, classes); a prediction below 0 is none."""
+    truth, found = rows[:, 0].astype(np.int64), np.maximum(rows[:, 1], -1).astype(np.int64)
+    metrics, labels = import_sklearn("f1"), np.array([1])
+    if not _is_binary(rows):
+        labels = np.unique(np.concatenate([truth, found[found >= 0]]))
+    elif not (truth == 1).any():
+        return np.nan
     return float(metrics.f1_score(truth, found, labels=labels, average="macro", zero_division=0))
 
 
@@ -196,29 +243,39 @@ def _f1_weighted(rows: Array) -> Weighted:
     """Return F1 of counted rows; a class that the counts leave out keeps what it has in all rows.
 
     Without that, rare classes would vanish from half of the resamples, and the interval of the
-    macro mean would miss its figure.
+    macro mean would miss its figure. Of two classes, class 1 is the figure; it has none where no
+    label is of it.
     """
-    truth, found = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64) + 1
-    size = int(max(truth.max(), found.max() - 1)) + 1
-    hits, is_binary = truth == found - 1, rows[0, 2] <= 2
+    is_binary = _is_binary(rows)
+    classes, numbers = np.unique(rows[:, :2], return_inverse=True)
+    truth, found = numbers.reshape(-1, 2).T
+    size, hits = len(classes), truth == found
 
     def scores(counts: Array) -> Array:
         right = np.bincount(truth[hits], counts[hits], size)
-        support = np.bincount(truth, counts, size) + np.bincount(found, counts, size + 1)[1:]
+        support = np.bincount(truth, counts, size) + np.bincount(found, counts, size)
         return np.where(support > 0, 2 * right / np.maximum(support, 1), np.nan)
 
     all_scores = scores(np.ones(len(rows)))
 
     def figure(counts: Array) -> float:
-        if is_binary:
-            return float(np.nan_to_num(scores(counts)[1:2]).sum())
         own = scores(counts)
-        return float(np.nanmean(np.where(np.isnan(own), all_scores, own)))
+        if is_binary:
+            is_one = rows[:, 0] == 1
+            return float(own[classes == 1][0]) if counts[is_one].any() else np.nan
+        return float(np.nanmean(np.where(np.isnan(own), all_scores, own)[classes >= 0]))
 
     return lambda counts: np.array([figure(item) for item in counts])
 
 
-F1 = Aggregate(spread="bootstrap", value=_f1, weighted=_f1_weighted, needs_sklearn=True)
+F1 = Aggregate(
+    spread="bootstrap",
+    value=_f1,
+    weighted=_f1_weighted,
+    needs_sklearn=True,
+    settled=_settled_classes,
+    undefined="no label is of class 1",
+)
 """Of rows (label, prediction, classes): of class 1 where there are two, else macro."""
 
 
@@ -233,7 +290,12 @@ def _auc_sides(rows: Array) -> list[tuple[Array, Array]]:
 
 
 def _auc(rows: Array) -> float:
-    """Return the area of rows (label, score...), its mean over classes for several scores."""
+    """Return the area of rows (label, score...), its mean over classes for several scores.
+
+    It is undefined with NaN.
+    """
+    if np.isnan(rows).any():
+        return np.nan
     metrics, sides = import_sklearn("auc"), _auc_sides(rows)
     # Ranks have the order of the scores and no infinities, which scikit-learn refuses.
     areas = [metrics.roc_auc_score(positive, stats.rankdata(s)) for positive, s in sides]
@@ -261,7 +323,8 @@ def _area(positive: Array, score: Array) -> Weighted:
     """Return the Mann-Whitney form of the area; ties count half."""
     order = np.argsort(score, kind="stable")
     positive = positive[order]
-    starts = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
+    score = score[order]
+    starts = np.flatnonzero(np.concatenate([[True], score[1:] != score[:-1]]))
 
     def figures(counts: Array) -> Array:
         counts = counts[:, order]
@@ -275,7 +338,14 @@ def _area(positive: Array, score: Array) -> Weighted:
     return figures
 
 
-AUC = Aggregate(spread="bootstrap", value=_auc, weighted=_auc_weighted, needs_sklearn=True)
+AUC = Aggregate(
+    spread="bootstrap",
+    value=_auc,
+    weighted=_auc_weighted,
+    needs_sklearn=True,
+    misfit=_auc_misfit,
+    undefined="all labels are of one class",
+)
 """Of rows (label, score) with labels 0 and 1, or (label, score of each class), one against rest."""
 
 BY_NAME = {"mean": MEAN, "share": SHARE, "auc": AUC}

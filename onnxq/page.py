@@ -100,7 +100,7 @@ def _packages() -> tuple[Any, str]:
         from plotly.offline import get_plotlyjs
     except ImportError as err:
         raise MissingDependencyError(
-            "--html: needs jinja2 and plotly; install them with pip install 'onnxq[html]'"
+            "--html: needs jinja2 and plotly; pip install jinja2 plotly, or onnxq[html]"
         ) from err
     return jinja2, get_plotlyjs()
 

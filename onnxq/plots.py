@@ -112,7 +112,7 @@ def _matplotlib() -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError as err:
         raise MissingDependencyError(
-            "--plot: needs matplotlib; install it with pip install 'onnxq[plot]'"
+            "--plot: needs matplotlib; pip install matplotlib, or onnxq[plot]"
         ) from err
     return matplotlib, Figure
 

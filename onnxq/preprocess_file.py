@@ -213,7 +213,7 @@ def _yaml(text: str) -> Any:
         yaml = importlib.import_module("yaml")
     except ImportError as err:
         raise MissingDependencyError(
-            "reading YAML needs PyYAML; pip install 'onnxq[data]' installs it, or use JSON"
+            "reading YAML needs PyYAML; pip install pyyaml, or onnxq[data], or use JSON"
         ) from err
     try:
         return yaml.safe_load(text)
