@@ -25,15 +25,16 @@ Fits = Mapping[Key, Clustering]
 """Clusterings without indices by the (graph, name) of the tensor."""
 
 
-def is_open(planned: TensorPlan, weight: Weight) -> bool:
+def is_open(planned: TensorPlan, weight: Weight, *, is_saved: bool = False) -> bool:
     """Tell whether the stored bytes of a tensor are known only once its codebook is fitted.
 
     `optimal` uses every centroid it is given, but float64 values of very different magnitude may
-    fall together. Other starts leave clusters empty, and rounding to float16 merges centroids.
+    fall together, and a saved plan may have been made for values of which more were distinct. Other
+    starts leave clusters empty, and rounding to float16 merges centroids.
     """
     if planned.same_as is not None:
         return False
-    is_sure = planned.init == "optimal" and planned.dtype != "float64"
+    is_sure = planned.init == "optimal" and planned.dtype != "float64" and not is_saved
     if is_sure and not planned.has_half_codebook:
         return False
     return not form_of(planned, weight.scope.opset, weight.data_type).is_full
@@ -41,19 +42,19 @@ def is_open(planned: TensorPlan, weight: Weight) -> bool:
 
 def fit_open(
     document: Document,
-    plan: Plan,
+    opened: Sequence[TensorPlan],
     weights: Sequence[Weight],
     jobs: int,
     seen: Callable[[TensorPlan], None] | None = None,
 ) -> Fits:
-    """Return the clusterings of all tensors of which `is_open` is true; reads those alone.
+    """Return the clusterings of tensors, which are read for it.
 
     They hold at most 256 KiB of float32 centroids a tensor, and less than the tensor's new form.
 
     Args:
         document: the model.
-        plan: what will be encoded.
-        weights: the weights that `plan` was made from.
+        opened: the tensors, as `open_tensors` returns them.
+        weights: the weights that they are among.
         jobs: threads, which never change the result.
         seen: called with each tensor when it is fitted.
 
@@ -61,7 +62,6 @@ def fit_open(
         InputError: a tensor cannot be read.
     """
     by_key = {(weight.graph, weight.name): weight for weight in weights}
-    opened = open_tensors(plan, weights)
 
     def work(planned: TensorPlan) -> Clustering:
         values = read(document, by_key[planned.key])
@@ -77,10 +77,16 @@ def fit_open(
     return fits
 
 
-def open_tensors(plan: Plan, weights: Sequence[Weight]) -> list[TensorPlan]:
+def open_tensors(
+    plan: Plan, weights: Sequence[Weight], *, is_saved: bool = False
+) -> list[TensorPlan]:
     """Return the planned tensors of which `is_open` is true, in plan order."""
     by_key = {(weight.graph, weight.name): weight for weight in weights}
-    return [planned for planned in plan.tensors if is_open(planned, by_key[planned.key])]
+    return [
+        planned
+        for planned in plan.tensors
+        if is_open(planned, by_key[planned.key], is_saved=is_saved)
+    ]
 
 
 def own_jobs(planned: TensorPlan, jobs: int) -> int:

@@ -154,18 +154,15 @@ def plan(
     )
 
 
-def fit_ahead(
-    document: Document, plan: Plan, options: ConvertOptions, progress: Progress | None
-) -> ahead.Fits:
+def fit_ahead(job: Job, weights: Sequence[Weight], progress: Progress | None = None) -> ahead.Fits:
     """Return the codebooks that must be known to foresee the size, telling a caller of each."""
-    weights = model.weights(document)
-    sizes = [planned.original_bytes for planned in ahead.open_tensors(plan, weights)]
-    meter = _Meter("fitting", sizes, progress)
+    opened = ahead.open_tensors(job.plan, weights, is_saved=job.has_plan)
+    meter = _Meter("fitting", [planned.original_bytes for planned in opened], progress)
     return ahead.fit_open(
-        document,
-        plan,
+        job.document,
+        opened,
         weights,
-        workers(options),
+        workers(job.options),
         lambda planned: meter.step(planned.name, planned.original_bytes),
     )
 
@@ -215,7 +212,7 @@ def foresee(job: Job) -> int:
 def _ready(job: Job, kind: type[files.PlacingStore], progress: Progress | None) -> _Prepared:
     """Return the job's model ready for insertion, its plan dropped where that gains nothing."""
     if job.fits is None:
-        job = replace(job, fits=fit_ahead(job.document, job.plan, job.options, progress))
+        job = replace(job, fits=fit_ahead(job, model.weights(job.document), progress))
     prepared = _prepare(job, job.document, job.plan, kind)
     if job.is_requantized or not _gains_nothing(prepared, job):
         return prepared

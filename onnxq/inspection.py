@@ -27,7 +27,8 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
     """Return what a plain model holds and what a conversion under options would do."""
     weights = model.weights(document)
     plan = make_plan(document, weights, options, conversion.workers(options))
-    fits = conversion.fit_ahead(document, plan, options, None)
+    job = _job(document, plan, options, size.file_bytes)
+    fits = conversion.fit_ahead(job, weights)
     by_key = {planned.key: planned for planned in plan.tensors}
     kept = {(record.graph, record.name): record for record in plan.skips}
     rows, forms = [], []
@@ -44,7 +45,6 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
                 cost = nominal_cost(form, len(weight.name.encode()), held).total
                 forms.append(form)
         rows.append(summary.weight_row(weight, planned, kept.get(key), cost))
-    job = _job(document, plan, options, size.file_bytes)
     predicted = conversion.foresee(replace(job, fits=fits))
     is_gain = predicted < size.file_bytes
     return InspectReport(

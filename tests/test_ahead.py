@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 import onnxq
 from onnxq import cluster, model
 from onnxq import encode as encoding
-from onnxq.ahead import fit_open, working_bytes
+from onnxq.ahead import fit_open, open_tensors, working_bytes
 from onnxq.encode import encode
 from onnxq.options import make_options
 from onnxq.plan import form_of, make_plan
@@ -108,6 +109,26 @@ def test_no_tensor_is_fitted_twice(
 
 
 @pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("layout", ["portable", "native", "bytes"])
+def test_predicted_size_is_the_written_one_under_a_saved_plan(
+    tmp_path: Path, init: Any, layout: Any
+) -> None:
+    made, path = two_tensors(np.float32), tmp_path / "plan.json"
+    given = {"bits": 8, "init": init, "layout": layout}
+    report, first = onnxq.convert(made, check=0, save_plan=path, force=True, **given)
+    again, second = onnxq.convert(made, check=0, plan=path)
+    assert again.predicted_bytes == report.predicted_bytes == second.ByteSize()
+    assert second.SerializeToString() == first.SerializeToString()
+    # The next version of the model may have fewer distinct values.
+    for tensor in made.graph.initializer:
+        values = np.round(numpy_helper.to_array(tensor) * 40) / 40
+        tensor.raw_data = values.astype(np.float32).tobytes()
+    other, changed = onnxq.convert(made, check=0, plan=path)
+    assert max(row.centroids for row in other.tensors) < 100
+    assert other.predicted_bytes == changed.ByteSize()
+
+
+@pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_codebooks_fitted_ahead_are_those_that_encoding_finds(init: Any, jobs: int) -> None:
     document = model.wrap(two_tensors(np.float32))
@@ -115,7 +136,7 @@ def test_codebooks_fitted_ahead_are_those_that_encoding_finds(init: Any, jobs: i
     for layout, codebook in (("bytes", "float16"), ("native", "float32")):
         given = {"bits": 7, "init": init, "layout": layout, "codebook_dtype": codebook}
         plan = make_plan(document, weights, make_options(given), 1)
-        fits = fit_open(document, plan, weights, jobs)
+        fits = fit_open(document, open_tensors(plan, weights), weights, jobs)
         assert all(found.indices.size == 0 for found in fits.values())
         for tensor, weight in zip(plan.tensors, weights, strict=True):
             if tensor.key in fits:
