@@ -26,7 +26,7 @@ from onnxq.working_points import WorkingPoint
 if sys.platform != "win32":
     import fcntl
 
-SUFFIX = ".sweep"
+_SUFFIX = ".sweep"
 _HEADER = b'{"file": "onnxq sweep state", "version": 1}\n'
 
 
@@ -44,7 +44,7 @@ def beside(output: Path) -> Path:
     >>> beside(Path("curves/result.json")).name
     'result.json.sweep'
     """
-    return output.with_name(output.name + SUFFIX)
+    return output.with_name(output.name + _SUFFIX)
 
 
 class Journal:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from onnxq.report import AnyReport
     from onnxq.working_points import SweepReport
 
-STATE_SUFFIX = ".sweep"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
@@ -57,9 +55,11 @@ class Outputs:
 
     def default_state(self) -> Path | None:
         """Return the state file of a sweep, beside its first output; None where it has none."""
+        from onnxq import journal
+
         for path in (self.delivery.json, self.csv, self.plot, self.html):
             if path is not None and path != STDOUT:
-                return path.with_name(path.name + STATE_SUFFIX)
+                return journal.beside(path)
         return None
 
     def read(self, path: Path) -> AnyReport | SweepReport:

@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from xml.etree import ElementTree
 
 import junitparser
 import pytest
@@ -70,6 +71,17 @@ def test_a_reference_that_cannot_be_run_fails() -> None:
     check = Check(status="skipped", reason="x: why", samples=1)
     report = dataclasses.replace(reports.INVALID, check=check)
     assert failures(read(report)) == {"reference": "could not be run: x: why"}
+
+
+def test_times_and_counts_stand_where_readers_look_for_them() -> None:
+    root = ElementTree.fromstring(junit.dumps(reports.VALIDATED).encode())
+    (suite,) = root
+    counts = {"name", "tests", "failures", "errors", "time"}
+    assert (set(root.attrib), set(suite.attrib)) == (counts, counts | {"skipped"})
+    assert suite.attrib["time"] == f"{reports.VALIDATED.seconds:.3f}"
+    cases = suite.findall("testcase")
+    assert cases
+    assert all(set(case.attrib) == {"classname", "name"} for case in cases)
 
 
 @given(st.text())
