@@ -96,6 +96,11 @@ class MeasureOptions:
             if value is not None:
                 _check_whole(option, value, 1)
         _check_whole("--threads", self.threads, 0)
+        if self.threads > most_threads():
+            raise OptionError(
+                f"--threads: found {self.threads}, expected at most {most_threads()} on this "
+                "machine; 0 is onnxruntime's choice"
+            )
         _check_whole("seed", self.seed, 0)
         if self.seed >= _SEED_LIMIT:
             raise OptionError(f"seed: found {self.seed}, expected less than 2**64")
@@ -125,6 +130,11 @@ class MeasureOptions:
         for key in ("dims", "carry", "session_options"):
             record[key] = dict(record[key])
         return record
+
+
+def most_threads() -> int:
+    """Return how many threads may be asked for: more than any machine gains from."""
+    return max(64, 4 * (os.cpu_count() or 1))
 
 
 class MeasureValues(TypedDict, total=False):
@@ -199,6 +209,8 @@ def parse_range(text: str) -> tuple[str, tuple[float, float]]:
         found = "", (0.0, 0.0)
     if not name or not found[0]:
         raise OptionError(f"--input: found {text!r}, expected NAME=LOW:HIGH such as 'ids=0:1000'")
+    if not _is_range(found[1]):
+        raise OptionError(f"--input: found {text!r}, expected finite bounds LOW < HIGH")
     return found
 
 

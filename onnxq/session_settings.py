@@ -22,6 +22,7 @@ _SWITCHES = (
     "enable_mem_reuse",
     "use_deterministic_compute",
 )
+_NEAR = 0.7  # share of letters in common from which a name may be a slip of another
 _CONFIG_KEYS = rb"\x00((?:session|optimization|memory|mlas|ep)(?:\.[a-z0-9_]+)+)(?=\x00)"
 
 
@@ -75,10 +76,11 @@ def make_options(ort: Any, settings: SessionSettings) -> Any:
             continue
         known = _config_keys(ort.capi.onnxruntime_pybind11_state.__file__)
         if known and name not in known:
-            near = difflib.get_close_matches(name, [*_SWITCHES, *known], 3, 0.4) or _SWITCHES
+            near = difflib.get_close_matches(name, sorted({*_SWITCHES, *known}), 3, _NEAR)
+            hint = f"near are {', '.join(near)}" if near else "its documentation lists them"
             raise OptionError(
                 f"--session-option {name}: onnxruntime {ort.__version__} has no such session "
-                f"option; near are {', '.join(near)}"
+                f"option; {hint}"
             )
         options.add_session_config_entry(name, value)
     return options

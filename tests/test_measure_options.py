@@ -90,10 +90,12 @@ def test_a_dim_comes_back_from_its_text(name: str, size: int) -> None:
 
 @given(
     NAMES,
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.lists(
+        st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=2, unique=True
+    ).map(sorted),
 )
-def test_a_range_comes_back_from_its_text(name: str, low: float, high: float) -> None:
+def test_a_range_comes_back_from_its_text(name: str, bounds: list[float]) -> None:
+    low, high = bounds
     assert parse_range(f"{name}={low!r}:{high!r}") == (name, (low, high))
 
 
@@ -112,6 +114,18 @@ def test_no_dim(text: str) -> None:
 def test_no_range(text: str) -> None:
     with pytest.raises(OptionError, match="--input: found"):
         parse_range(text)
+
+
+@pytest.mark.parametrize("text", ["image=1:0", "x=1:1", "x=0:inf", "x=nan:1"])
+def test_bounds_are_shown_as_they_were_typed(text: str) -> None:
+    with pytest.raises(OptionError, match=f"--input: found '{text}', expected finite bounds LOW"):
+        parse_range(text)
+
+
+def test_more_threads_than_any_machine_gains_from_are_refused() -> None:
+    MeasureOptions(threads=64)
+    with pytest.raises(OptionError, match="--threads: found 99999, expected at most"):
+        MeasureOptions(threads=99999)
 
 
 @pytest.mark.parametrize("text", ["", "a", "a=", "=b", " =b"])

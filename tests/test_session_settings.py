@@ -10,9 +10,9 @@ from tests.tiny_models import scaled
     ("name", "message"),
     [
         ("session.disable_prepakcing", "near are session.disable_prepacking"),
-        ("intra_op_num_threads", "no such session option; near are"),
-        ("session", "no such session option; near are"),
-        ("", "no such session option; near are enable_cpu_mem_arena"),
+        ("enable_mem_patern", "no such session option; near are enable_mem_pattern"),
+        ("nonsense", "no such session option; its documentation lists them"),
+        ("", "no such session option; its documentation lists them"),
     ],
 )
 def test_an_unknown_session_option_is_an_option_error(name: str, message: str) -> None:
