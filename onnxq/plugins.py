@@ -60,7 +60,7 @@ class Plugin:
             rows = found.astype(np.float64)
         except OnnxqError:
             raise
-        except Exception as err:
+        except (Exception, SystemExit) as err:
             raise InputError(
                 f"metric {self.name}: {_told(err)} at {where}; it was given outputs "
                 f"{_listed(outputs)} and sample {_listed(sample)}"
@@ -110,7 +110,7 @@ def _function(name: str) -> Callable[..., Any]:
         sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except Exception as err:
+    except (Exception, SystemExit) as err:
         raise OptionError(f"metric {name}: module {module!r}: {_told(err)}") from err
     finally:
         if added and folder in sys.path:
@@ -127,7 +127,7 @@ def _guarded(name: str, aggregate: Any) -> Callable[[Array], float]:
     def figure(rows: Array) -> float:
         try:
             return float(aggregate(rows))
-        except Exception as err:
+        except (Exception, SystemExit) as err:
             raise InputError(
                 f"metric {name}: aggregate: {_told(err)} for rows of shape {list(rows.shape)}; "
                 "return NaN where the figure is undefined"
@@ -136,8 +136,9 @@ def _guarded(name: str, aggregate: Any) -> Callable[[Array], float]:
     return figure
 
 
-def _told(err: Exception) -> str:
-    return " ".join(f"{type(err).__name__}: {err}".split())
+def _told(err: BaseException) -> str:
+    told = " ".join(f"{type(err).__name__}: {err}".split())
+    return f"ends the process ({told})" if isinstance(err, SystemExit) else told
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -127,3 +127,22 @@ def test_the_example_of_the_documentation_runs(written: Write) -> None:
     assert found[:, 0].tolist() == [1, 0, 2]
     assert plugin.aggregate.value(found) == 1
     assert (plugin.better, plugin.unit) == ("lower", "degrees")
+
+
+def test_an_exit_of_the_process_is_an_error(written: Write) -> None:
+    with pytest.raises(OptionError, match=r"_test_\d+': ends the process \(SystemExit: 0\)"):
+        written("import sys; sys.exit(0)")
+    with pytest.raises(InputError, match=r"score: ends the process \(SystemExit: 0\) at a.npz"):
+        rows(written("def score(outputs, sample): raise SystemExit(0)"))
+    plugin = written(
+        "def score(outputs, sample): return outputs['y']\n"
+        "def total(rows): raise SystemExit\n"
+        "score.aggregate = total"
+    )
+    with pytest.raises(InputError, match="aggregate: ends the process"):
+        plugin.aggregate.value(rows(plugin))
+
+
+def test_an_interrupt_stays_one(written: Write) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        rows(written("def score(outputs, sample): raise KeyboardInterrupt"))
