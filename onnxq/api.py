@@ -304,7 +304,7 @@ def validate(
         inputs: inputs of a single run, an .npz file or a mapping of arrays by input name.
         min_snr: least SNR in dB of every output.
         max_drop: most that metrics may get worse: a number in the metric's unit, or "1%".
-        max_latency_ratio: most median latency, candidate through reference.
+        max_latency_ratio: most latency, candidate through reference, median over runs in turn.
         max_size_ratio: most bytes, candidate through reference.
         progress: called with a MeasureEvent for each batch of samples and each tensor.
         **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`.

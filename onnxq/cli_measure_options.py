@@ -188,7 +188,7 @@ MaxLatencyRatio = Annotated[
         "--max-latency-ratio",
         metavar="X",
         panel=_GATES,
-        help="Most median latency of CANDIDATE, in times that of REF.",
+        help="Most latency of CANDIDATE, in times that of REF: median over runs in turn.",
     ),
 ]
 MaxSizeRatio = Annotated[

@@ -46,7 +46,8 @@ class Gates:
     Attributes:
         min_snr: Least SNR in dB of every output.
         max_drops: Most that metrics may get worse.
-        max_latency_ratio: Most median latency, candidate through reference.
+        max_latency_ratio: Most latency, candidate through reference: the median of the ratios of
+            runs in turn, not the ratio of the medians.
         max_size_ratio: Most bytes, candidate through reference.
 
     Raises:

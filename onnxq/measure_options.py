@@ -20,6 +20,9 @@ from onnxq.errors import OptionError
 Provider = Literal["auto", "cpu", "cuda"]
 _Value = TypeVar("_Value")
 _SEED_LIMIT = 1 << 64
+SESSION_OPTION_EXAMPLE = "session.disable_prepacking=1"
+"""What a session option looks like in a message."""
+
 _MAX_DIGITS = 18  # of a whole number in a text: sizes fit 64 bits
 
 
@@ -229,7 +232,7 @@ def parse_session_option(text: str) -> tuple[str, str]:
     Raises:
         OptionError: it is no such text.
     """
-    return _parse_pair("--session-option", text, "KEY=VALUE such as 'inter_op_num_threads=2'")
+    return _parse_pair("--session-option", text, f"KEY=VALUE such as '{SESSION_OPTION_EXAMPLE}'")
 
 
 def parse_all(

@@ -91,11 +91,11 @@ def metric_details(rows: Sequence[MetricRow]) -> list[str]:
 
 
 def performance_table(performance: Performance) -> Table:
-    """Return times and memory of both models, with their ratios."""
+    """Return times and memory of both models, with their ratios: those of times over turns."""
     table = make_table("in onnxruntime", "REF", "CANDIDATE", "ratio")
     pair = performance.reference, performance.candidate
     seconds = {
-        "load": ([t.load_seconds for t in pair], performance.load_ratio),
+        "load, median": ([t.load_seconds for t in pair], performance.load_ratio),
         "run, median": ([t.median_seconds for t in pair], performance.latency_ratio),
         "run, 9 of 10": ([t.p90_seconds for t in pair], None),
     }
@@ -116,7 +116,10 @@ def performance_line(performance: Performance) -> str:
     threads = performance.threads
     counted = "" if threads == 0 else f", {threads} thread{'' if threads == 1 else 's'}"
     packed = ", weights of CANDIDATE kept packed" if performance.is_packed else ""
-    return f"{provider}{counted}{packed}, {_runs(performance.reference)} runs turn about"
+    samples = performance.samples
+    held = "" if samples is None else f" of {samples:,} sample{'' if samples == 1 else 's'}"
+    runs = f"{_runs(performance.reference)} runs{held}"
+    return f"{provider}{counted}{packed}, {runs}, turn about; ratio of times: median of the turns"
 
 
 def layer_table(rows: Sequence[LayerRow], title: str) -> Table:

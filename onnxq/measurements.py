@@ -97,13 +97,14 @@ class Timing:
     """Hold times and memory of one model.
 
     Attributes:
-        load_seconds: Least time of opening a session.
+        load_seconds: Median time of opening a session.
         median_seconds: Median time of a run.
         p90_seconds: Time that nine runs in ten keep.
         runs: Runs that were timed.
-        load_peak_bytes: Most memory while loading, above that of the process before; None where
-            the system does not tell.
-        run_peak_bytes: Most memory while loading and running, above that of the process before.
+        load_peak_bytes: Most memory while loading, above that of a process that has run another
+            model before: what the runtime takes for itself does not count. None where the system
+            does not tell.
+        run_peak_bytes: Most memory while loading and running, likewise.
     """
 
     load_seconds: float
@@ -118,13 +119,27 @@ class Timing:
 class Performance:
     """Hold times and memory of both models; ratios are candidate through reference.
 
-    Times are of turns about in one process, memory of a process for each model. `latency_ratio` is
-    the median of each turn's ratio, which a busy machine shifts less than the medians themselves.
+    Times are of turns about in one process, memory of a process for each model. `load_ratio` and
+    `latency_ratio` are the median of the turns' ratios, not the ratio of the medians: a busy
+    machine shifts them less.
+
+    Attributes:
+        provider: What ran the models: "cpu", "cuda".
+        threads: Threads within an operator; 0 is onnxruntime's choice.
+        is_packed: Whether the candidate's weights stayed packed.
+        samples: Samples of each run, the first batch; None where that is not known.
+        reference: Of the reference.
+        candidate: Of the candidate.
+        load_ratio: See above.
+        latency_ratio: See above.
+        load_memory_ratio: Of the peaks while loading; None where one is not known.
+        run_memory_ratio: Of the peaks while loading and running, likewise.
     """
 
     provider: str
     threads: int
     is_packed: bool
+    samples: int | None = None
     reference: Timing
     candidate: Timing
     load_ratio: float | None

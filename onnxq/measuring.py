@@ -23,7 +23,7 @@ from onnxq import (
     sources,
     summary,
 )
-from onnxq.batches import Dataset
+from onnxq.batches import Batch, Dataset
 from onnxq.checks import Check
 from onnxq.drawn_data import GivenData
 from onnxq.errors import InputError, OptionError, UnsupportedError
@@ -81,6 +81,8 @@ class _Setup:
     data: Dataset
     feeds: Mapping[str, Any]
     """Inputs of the first batch, for times and memory."""
+    samples: int
+    """Samples of the first batch."""
     settings: SessionSettings
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
@@ -169,7 +171,12 @@ def _measured(request: ValidateRequest) -> _Found:
     if options.performance:
         setup.told.stage("timing")
         performance = profiling.measure(
-            source, candidate, setup.feeds, setup.settings, is_candidate_packed=options.is_packed
+            source,
+            candidate,
+            setup.feeds,
+            setup.settings,
+            is_candidate_packed=options.is_packed,
+            samples=setup.samples,
         )
     # Comes last, since it exchanges tensors in the reference.
     layers = _layers(request, setup) if options.layers else ()
@@ -189,9 +196,11 @@ def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
     names = options.metrics or metrics.default_names(session.output_specs, data.truths)
     chosen = metrics.resolve(names)
     gates.check_drops(request.gates, chosen)
+    first = _first_batch(data)
     return _Setup(
         data=data,
-        feeds=_first_feeds(session, data, options),
+        feeds=Carried(session, options.carry).feeds(first),
+        samples=first.samples,
         settings=settings,
         metrics=chosen,
         notes=_notes(session, options),
@@ -199,10 +208,9 @@ def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
     )
 
 
-def _first_feeds(session: Session, data: Dataset, options: MeasureOptions) -> Mapping[str, Any]:
-    """Return what a first run is fed, carried state included."""
+def _first_batch(data: Dataset) -> Batch:
     for batch in data.batches():
-        return Carried(session, options.carry).feeds(batch)
+        return batch
     raise InputError(f"{data.path or data.kind}: holds no samples, expected at least one")
 
 

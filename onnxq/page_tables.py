@@ -194,7 +194,7 @@ def performance_table(found: Performance) -> Table:
     """Return times and memory of both models."""
     ours, theirs = found.reference, found.candidate
     seconds = [
-        ("Load time", ours.load_seconds, theirs.load_seconds, found.load_ratio),
+        ("Load time, median", ours.load_seconds, theirs.load_seconds, found.load_ratio),
         ("Latency, median", ours.median_seconds, theirs.median_seconds, found.latency_ratio),
         ("Latency, nine runs in ten", ours.p90_seconds, theirs.p90_seconds, None),
     ]
@@ -204,10 +204,12 @@ def performance_table(found: Performance) -> Table:
     ]
     threads = f"{found.threads} threads, " if found.threads else ""
     mode = "weights kept packed" if found.is_packed else "weights decoded at load"
+    held = f" of {found.samples} samples" if found.samples else ""
     settings = f"{plain(found.provider)}, {threads}{mode}"
     return Table(
         name="performance",
-        caption=f"Times and memory: {settings}, {ours.runs} runs in turns",
+        caption=f"Times and memory: {settings}, {ours.runs} runs{held} in turns; "
+        "ratio of times: median of the turns",
         columns=(
             _text("Figure"),
             Column(title="Float"),

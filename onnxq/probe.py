@@ -12,10 +12,10 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if sys.platform != "win32":
 JOB, RESULT, FEEDS = "job.json", "result.json", "feeds.npz"
 _BFLOAT16 = "bfloat16"
 _WARM_UPS = 2
-_FEWEST_RUNS = 3
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,25 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turns:
+    """Say how often something is timed for every subject in turn.
+
+    Attributes:
+        seconds: Time to spend.
+        least: Turns all the same, unless they take `patience`.
+        most: Turns to stop at.
+        patience: Seconds after which the `fewest` turns are enough.
+        fewest: Turns whatever they take.
+    """
+
+    seconds: float
+    least: int
+    most: int
+    patience: float
+    fewest: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Say what to measure.
 
@@ -49,23 +68,19 @@ class Job:
             turn.
         subjects: The models.
         feeds: Name and dtype of each input, in the order of the arrays in `feeds.npz`.
-        seconds: Time to spend on runs.
-        least_runs: Runs of each subject all the same, unless they take `patience`.
-        most_runs: Runs of each subject to stop at.
-        patience: Seconds after which three runs are enough.
-        loads: Most loads of each subject in a "latency" job.
-        load_seconds: Time after which no load is repeated.
+        loads: How often a "latency" job loads the subjects.
+        runs: How often it runs them.
     """
 
     kind: Literal["memory", "latency"]
     subjects: tuple[Subject, ...]
     feeds: tuple[tuple[str, ...], ...]
-    seconds: float = 3.0
-    least_runs: int = 10
-    most_runs: int = 300
-    patience: float = 60.0
-    loads: int = 10
-    load_seconds: float = 1.0
+    loads: Turns = field(
+        default_factory=lambda: Turns(seconds=2.0, least=5, most=300, patience=10.0, fewest=1)
+    )
+    runs: Turns = field(
+        default_factory=lambda: Turns(seconds=3.0, least=10, most=300, patience=60.0, fewest=3)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +90,7 @@ class Result:
     Attributes:
         error: Name of our exception's class and its message, in place of everything else.
         provider: What ran the first subject.
-        load_seconds: Least time of opening a session.
+        load_seconds: Time of opening each session.
         run_seconds: Time of each run.
         load_peak_bytes: Most memory while loading, above that before; "memory" jobs only. None
             where the system does not tell.
@@ -84,7 +99,7 @@ class Result:
 
     error: tuple[str, ...] = ()
     provider: str = ""
-    load_seconds: tuple[float, ...] = ()
+    load_seconds: tuple[tuple[float, ...], ...] = ()
     run_seconds: tuple[tuple[float, ...], ...] = ()
     load_peak_bytes: int | None = None
     run_peak_bytes: int | None = None
@@ -134,7 +149,7 @@ def measure_memory(job: Job, feeds: Mapping[str, Any]) -> Result:
     seconds = _timed(session, feeds)
     return Result(
         provider=session.provider,
-        load_seconds=(session.load_seconds,),
+        load_seconds=((session.load_seconds,),),
         run_seconds=((seconds,),),
         load_peak_bytes=load_peak,
         run_peak_bytes=peak.rise(),
@@ -147,44 +162,47 @@ def measure_latency(job: Job, feeds: Mapping[str, Any]) -> Result:
     Raises:
         OnnxqError: one cannot be loaded or run.
     """
-    sessions, loads = _load(job)
-    for session in sessions * _WARM_UPS:
+    prepare(job.subjects[0].settings)
+    sessions: dict[int, Session] = {}
+
+    def load(number: int) -> float:
+        subject = job.subjects[number]
+        # Takes the place of the one before, so that one more than needed is in memory.
+        sessions[number] = open_session(Path(subject.model), subject.settings)
+        return sessions[number].load_seconds
+
+    numbers = range(len(job.subjects))
+    loads = _in_turn(numbers, load, job.loads)
+    ready = [sessions[number] for number in numbers]
+    for session in ready * _WARM_UPS:
         session.run(feeds)
-    times: list[list[float]] = [[] for _ in sessions]
-    order = list(zip(sessions, times, strict=True))
+    runs = _in_turn(ready, lambda session: _timed(session, feeds), job.runs)
+    return Result(provider=ready[0].provider, load_seconds=loads, run_seconds=runs)
+
+
+def _in_turn(
+    items: Sequence[_Item], time_of: Callable[[_Item], float], turns: Turns
+) -> tuple[tuple[float, ...], ...]:
+    """Return the times of each item, taken in turns of changing order.
+
+    Neither then always has the other's caches, or a clock that slows down, before it.
+    """
+    times: list[list[float]] = [[] for _ in items]
+    order = list(zip(items, times, strict=True))
     gc.disable()
     start = time.perf_counter()
-    while _goes_on(job, len(times[0]), time.perf_counter() - start):
-        for session, found in order:
-            found.append(_timed(session, feeds))
-        order.reverse()  # so that neither always has the other's caches before it
+    while _goes_on(turns, len(times[0]), time.perf_counter() - start):
+        for item, found in order:
+            found.append(time_of(item))
+        order.reverse()
     gc.enable()
-    return Result(
-        provider=sessions[0].provider,
-        load_seconds=tuple(loads),
-        run_seconds=tuple(map(tuple, times)),
-    )
+    return tuple(map(tuple, times))
 
 
-def _load(job: Job) -> tuple[list[Session], list[float]]:
-    """Return a session for each subject, and the least time that each took to load."""
-    sessions: list[Session] = []
-    best: list[float] = []
-    start = time.perf_counter()
-    for turn in range(job.loads):
-        if turn and time.perf_counter() - start >= job.load_seconds:
-            break
-        opened = [open_session(Path(item.model), item.settings) for item in job.subjects]
-        seconds = [session.load_seconds for session in opened]
-        best = list(map(min, best, seconds)) if best else seconds
-        sessions = sessions or opened
-    return sessions, best
-
-
-def _goes_on(job: Job, runs: int, seconds: float) -> bool:
-    if runs >= job.most_runs or (runs >= _FEWEST_RUNS and seconds >= job.patience):
+def _goes_on(turns: Turns, done: int, seconds: float) -> bool:
+    if done >= turns.most or (done >= turns.fewest and seconds >= turns.patience):
         return False
-    return runs < job.least_runs or seconds < job.seconds
+    return done < turns.least or seconds < turns.seconds
 
 
 def _timed(session: Session, feeds: Mapping[str, Any]) -> float:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq import errors, probe, record_json
+from onnxq import errors, probe, record_json, scratch
 from onnxq.errors import OnnxqError, UnsupportedError
 from onnxq.measurements import Performance, Timing
 from onnxq.probe import Job, Result, Subject
@@ -32,6 +31,12 @@ _PROVIDERS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 _REASON_LENGTH = 300
 _WITHOUT = "pass --no-performance to go without"
 
+PATIENCE = 900.0
+"""Seconds that a process may take before anything is known of the models."""
+
+_TURNS = 20
+"""Loads and runs of both models for which the time of one of each suffices, over `PATIENCE`."""
+
 
 def measure(
     reference: Path | bytes,
@@ -40,10 +45,12 @@ def measure(
     settings: SessionSettings,
     *,
     is_candidate_packed: bool,
+    samples: int | None = None,
 ) -> Performance:
     """Return times and memory of two models on the same inputs.
 
-    Runs take about 3 seconds in all, but each model has at least 10 and at most 300.
+    Loads take about 2 seconds in all, runs 3, but each model has at least 5 loads and 10 runs, and
+    at most 300 of each.
 
     Args:
         reference: file or serialised model to compare with.
@@ -51,25 +58,30 @@ def measure(
         feeds: inputs by name, as tensors; one run is one call with them.
         settings: how to load and run both.
         is_candidate_packed: load the candidate with `is_packed`.
+        samples: how many samples the inputs hold, for the record.
 
     Raises:
-        OnnxqError: a model cannot be loaded or run, or its process ended before it was done.
+        OnnxqError: a model cannot be loaded or run, or its process ended before it was done, or
+            did not end.
     """
     packed = replace(settings, is_packed=is_candidate_packed)
-    with tempfile.TemporaryDirectory(prefix="onnxq-") as scratch:
-        folder = Path(scratch)
+    with scratch.folder() as folder:
         subjects = (
             Subject(model=_file(reference, folder / "reference.onnx"), settings=settings),
             Subject(model=_file(candidate, folder / "candidate.onnx"), settings=packed),
         )
         described = probe.save_feeds(folder, feeds)
         memory = [
-            _result(folder, Job(kind="memory", subjects=(subject,), feeds=described))
+            _result(folder, Job(kind="memory", subjects=(subject,), feeds=described), PATIENCE)
             for subject in subjects
         ]
         quiet = tuple(map(_without_spinning, subjects))
-        latency = _result(folder, Job(kind="latency", subjects=quiet, feeds=described))
-    return _performance(memory, latency, packed)
+        latency = _result(
+            folder,
+            Job(kind="latency", subjects=quiet, feeds=described),
+            PATIENCE + _TURNS * sum(map(_once, memory)),
+        )
+    return replace(_performance(memory, latency, packed), samples=samples)
 
 
 def _file(source: Path | bytes, path: Path) -> str:
@@ -85,8 +97,13 @@ def _without_spinning(subject: Subject) -> Subject:
     return replace(subject, settings=replace(subject.settings, options=options))
 
 
-def _result(folder: Path, job: Job) -> Result:
-    """Return what a process of its own finds for a job."""
+def _once(memory: Result) -> float:
+    """Return the seconds of the load and the run of a "memory" job."""
+    return memory.load_seconds[0][0] + memory.run_seconds[0][0]
+
+
+def _result(folder: Path, job: Job, limit: float) -> Result:
+    """Return what a process of its own finds for a job in at most `limit` seconds."""
     text = json.dumps(record_json.to_json(job))
     (folder / probe.JOB).write_text(text, encoding="utf-8")
     (folder / probe.RESULT).unlink(missing_ok=True)
@@ -98,7 +115,13 @@ def _result(folder: Path, job: Job) -> Result:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
+            timeout=limit,
         )
+    except subprocess.TimeoutExpired as err:
+        raise UnsupportedError(
+            f"{_models(job)}: the process that measures times and memory was not done after "
+            f"{limit:.0f} seconds, and was ended; use a smaller --batch, or {_WITHOUT}"
+        ) from err
     except OSError as err:
         raise UnsupportedError(
             f"no process can be started to measure times and memory in: {err}; {_WITHOUT}"
@@ -125,16 +148,18 @@ def _error_class(name: str) -> type[OnnxqError]:
     return found if isinstance(found, type) and issubclass(found, OnnxqError) else OnnxqError
 
 
+def _models(job: Job) -> str:
+    return ", ".join(subject.model for subject in job.subjects)
+
+
 def _ended(job: Job, status: int, stderr: bytes) -> OnnxqError:
     """Return what to say of a process that left no result."""
-    models = ", ".join(subject.model for subject in job.subjects)
     lines = stderr.decode("utf-8", "replace").split("\n")
     said = " ".join(next((line for line in reversed(lines) if line.strip()), "").split())
     reason = f": {said[:_REASON_LENGTH]}" if said else ""
+    who = f"{_models(job)}: the process that measures times and memory"
     how = f"by signal {-status} (9 means out of memory)" if status < 0 else f"with status {status}"
-    return UnsupportedError(
-        f"{models}: the process that measures times and memory ended {how}{reason}; {_WITHOUT}"
-    )
+    return UnsupportedError(f"{who} ended {how}{reason}; {_WITHOUT}")
 
 
 def _performance(
@@ -147,7 +172,7 @@ def _performance(
         is_packed=candidate.is_packed,
         reference=first,
         candidate=second,
-        load_ratio=_ratio(second.load_seconds, first.load_seconds),
+        load_ratio=_turn_ratio(*latency.load_seconds),
         latency_ratio=_turn_ratio(*latency.run_seconds),
         load_memory_ratio=_ratio(second.load_peak_bytes, first.load_peak_bytes),
         run_memory_ratio=_ratio(second.run_peak_bytes, first.run_peak_bytes),
@@ -157,7 +182,7 @@ def _performance(
 def _timing(memory: Result, latency: Result, index: int) -> Timing:
     runs = latency.run_seconds[index]
     return Timing(
-        load_seconds=min(latency.load_seconds[index], memory.load_seconds[0]),
+        load_seconds=float(np.median(latency.load_seconds[index])),
         median_seconds=float(np.median(runs)),
         p90_seconds=float(np.quantile(runs, 0.9, method="inverted_cdf")),
         runs=len(runs),
@@ -169,8 +194,9 @@ def _timing(memory: Result, latency: Result, index: int) -> Timing:
 def _turn_ratio(reference: Sequence[float], candidate: Sequence[float]) -> float:
     """Return the median of each turn's ratio.
 
-    On a busy machine runs are either fast or several times slower, and a median jumps between the
-    two; equal models have a ratio of 1 all the same, since either may be the slow one of a turn.
+    On a busy machine loads and runs are either fast or several times slower, and a median jumps
+    between the two; equal models have a ratio of 1 all the same, since either may be the slow one
+    of a turn.
     """
     return float(np.median(np.divide(candidate, reference)))
 

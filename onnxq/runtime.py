@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.errors import InputError, MissingDependencyError, OnnxqError, UnsupportedError
+from onnxq.plaintext import dtype_text
 from onnxq.quiet import silent_stderr, silent_warnings
 from onnxq.session_settings import DEFAULT as DEFAULT
 from onnxq.session_settings import SessionSettings as SessionSettings
@@ -196,15 +197,16 @@ def open_session(source: Path | bytes, settings: SessionSettings = DEFAULT) -> S
 
 
 def prepare(settings: SessionSettings) -> None:
-    """Load onnxruntime and start the provider, so that the first session costs like any other.
+    """Load onnxruntime and run a tiny model, so that the next session costs like any other.
 
     Raises:
         OptionError: onnxruntime has no session option of a given name.
         UnsupportedError: CUDA is asked for and does not work.
         MissingDependencyError: onnxruntime is not installed.
     """
-    make_options(_import_onnxruntime(), settings)
-    _providers(settings.provider)
+    ort = _import_onnxruntime()
+    make_options(ort, settings)
+    _computes(ort, _providers(settings.provider))
 
 
 def _providers(wanted: str) -> list[str]:
@@ -232,18 +234,22 @@ def cuda_works() -> bool:
             return False
         with silent_stderr(), redirect_stdout(io.StringIO()), silent_warnings():
             ort.preload_dlls()
-            return _computes(ort)
+            return _computes(ort, [_CUDA])
     except Exception:
         return False
 
 
-def _computes(ort: Any) -> bool:
-    """Return whether CUDA gives the result of a convolution and a product, which need cuDNN."""
+def _computes(ort: Any, providers: list[str]) -> bool:
+    """Return whether the first provider gives the result of a convolution and a product.
+
+    CUDA needs cuDNN for them. On any provider the first session and its first run load and keep
+    what all later ones share, about 9 MB.
+    """
     model = importlib.import_module("onnx.parser").parse_model(_PROBE).SerializeToString()
-    session = ort.InferenceSession(model, make_options(ort, DEFAULT), [_CUDA], enable_fallback=0)
+    session = ort.InferenceSession(model, make_options(ort, DEFAULT), providers, enable_fallback=0)
     ones = np.ones((1, 1, 2, 2), np.float32)
     (found,) = session.run(None, {"x": ones})
-    return bool(session.get_providers()[0] == _CUDA and np.array_equal(found, 2 * ones))
+    return bool(session.get_providers()[0] == providers[0] and np.array_equal(found, 2 * ones))
 
 
 def float_dtype(name: str) -> np.dtype[Any]:
@@ -266,7 +272,7 @@ def _misfit(spec: InputSpec, value: Any) -> str | None:
     array = np.asarray(value)
     is_text = array.dtype.kind in "OUS"
     if is_text != (spec.dtype == "str") or not (is_text or array.dtype.name == spec.dtype):
-        return f"found dtype {array.dtype.name}, expected {spec.dtype}"
+        return f"found dtype {dtype_text(array.dtype)}, expected {spec.dtype}"
     fits = len(array.shape) == len(spec.shape) and all(
         not isinstance(size, int) or size < 0 or size == found
         for size, found in zip(spec.shape, array.shape, strict=True)

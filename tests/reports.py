@@ -239,6 +239,7 @@ PERFORMANCE = Performance(
     provider="CPUExecutionProvider",
     threads=0,
     is_packed=False,
+    samples=32,
     reference=Timing(
         load_seconds=0.5,
         median_seconds=0.002,

@@ -65,14 +65,18 @@ def test_details_are_told() -> None:
 
 def test_times_and_memory_have_units_and_ratios() -> None:
     table = tables.performance_table(reports.PERFORMANCE)
-    assert cells(table, 1) == ["load", "500 ms", "625 ms", "1.25"]
+    assert cells(table, 1) == ["load, median", "500 ms", "625 ms", "1.25"]
     assert cells(table, 2) == ["run, median", "2.00 ms", "2.20 ms", "1.10"]
     assert cells(table, 4) == ["memory to load", "10.0 MB", "-"]
-    assert tables.performance_line(reports.PERFORMANCE) == "CPU, 300 runs turn about"
-    packed = dataclasses.replace(reports.PERFORMANCE, is_packed=True, threads=1)
+    tail = ", turn about; ratio of times: median of the turns"
+    line = tables.performance_line(reports.PERFORMANCE)
+    assert line == f"CPU, 300 runs of 32 samples{tail}"
+    packed = dataclasses.replace(reports.PERFORMANCE, is_packed=True, threads=1, samples=1)
     assert tables.performance_line(packed) == (
-        "CPU, 1 thread, weights of CANDIDATE kept packed, 300 runs turn about"
+        f"CPU, 1 thread, weights of CANDIDATE kept packed, 300 runs of 1 sample{tail}"
     )
+    unknown = dataclasses.replace(reports.PERFORMANCE, samples=None)
+    assert tables.performance_line(unknown) == f"CPU, 300 runs{tail}"
 
 
 def test_tensors_stand_with_what_each_does() -> None:

@@ -52,8 +52,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     timing = Timing(load_seconds=1.0, median_seconds=1.0, p90_seconds=1.0, runs=10)
 
-    def measure(*sources: Any, is_candidate_packed: bool) -> Performance:
-        calls.append({"sources": sources[:2], "feeds": sources[2], "packed": is_candidate_packed})
+    def measure(*sources: Any, is_candidate_packed: bool, samples: int) -> Performance:
+        call = {"sources": sources[:2], "feeds": sources[2], "samples": samples}
+        calls.append({**call, "packed": is_candidate_packed})
         return Performance(
             provider="CPUExecutionProvider",
             threads=0,
@@ -189,6 +190,7 @@ def test_times_are_those_of_the_first_batch(
     assert call["sources"][0] == DIGITS
     assert isinstance(call["sources"][1], bytes)
     assert call["packed"]
+    assert call["samples"] == 7
     with np.load(TEST_SET) as stored:
         np.testing.assert_array_equal(call["feeds"]["image"], stored["image"][:7])
     slow = onnxq.validate(DIGITS, small, data=TEST_SET, limit=1, max_latency_ratio=1.4)

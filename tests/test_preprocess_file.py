@@ -88,7 +88,7 @@ def test_short_forms() -> None:
         ({"kind": ["image"]}, "kind: found list"),
         ({"preset": "imagenet"}, "preset: found 'imagenet', expected one of imagenet-torch, "),
         ({"preset": "imagenet-tf", "kind": "audio"}, "kind: found 'audio', expected one of image"),
-        ({"preset": "imagenet-tf", "n_mels": 4}, "unknown key 'n_mels'; the keys are alpha, channels, "),
+        ({"preset": "imagenet-tf", "n_mels": 4}, "unknown key 'n_mels'; the keys are alpha, "),
         ({"kind": "image", "size": 4}, "unknown key 'size'"),
         ({"kind": "image", 4: 4}, "unknown key '4'"),
         ({"kind": "image", "resize": {"short": 4}}, "unknown key 'resize.short'"),

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,13 @@ import pytest
 
 from onnxq import probe, record_json
 from onnxq.errors import InputError
-from onnxq.probe import Job, Result, Subject
+from onnxq.probe import Job, Result, Subject, Turns
 from onnxq.runtime import SessionSettings
 from tests.tiny_models import from_text, scaled
 
+NEEDS_RESET = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak is never reset"
+)
 ONES = {"x": np.ones((2, 3), np.float32)}
 
 
@@ -50,14 +55,31 @@ def test_memory_is_measured_of_one_load_and_one_run(tmp_path: Path) -> None:
     result = done(tmp_path, job(tmp_path, "memory", scaled(2), feeds=feeds))
     assert result.error == ()
     assert result.provider == "CPUExecutionProvider"
-    assert (len(result.load_seconds), [len(runs) for runs in result.run_seconds]) == (1, [1])
+    assert [len(times) for times in result.load_seconds + result.run_seconds] == [1, 1]
     if os.name == "posix":
         assert result.load_peak_bytes is not None
         assert result.run_peak_bytes is not None
         assert 0 <= result.load_peak_bytes <= result.run_peak_bytes
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is never reset")
+def in_its_own_process(folder: Path, wanted: Job) -> Result:
+    """Return the result of a job as it is in earnest: of a process that has done nothing else."""
+    (folder / probe.JOB).write_text(json.dumps(record_json.to_json(wanted)), encoding="utf-8")
+    command = [sys.executable, "-m", "onnxq.probe", str(folder)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    data = json.loads((folder / probe.RESULT).read_text(encoding="utf-8"))
+    return record_json.from_json(Result, data)
+
+
+@NEEDS_RESET
+def test_what_the_runtime_takes_for_itself_does_not_count(tmp_path: Path) -> None:
+    feeds = probe.save_feeds(tmp_path, ONES)
+    result = in_its_own_process(tmp_path, job(tmp_path, "memory", scaled(2), feeds=feeds))
+    assert result.run_peak_bytes is not None
+    assert result.run_peak_bytes < 2_000_000
+
+
+@NEEDS_RESET
 def test_the_peak_of_a_run_is_that_of_what_it_computes(tmp_path: Path) -> None:
     text = (
         "g (float[N] x) => (float s) <int64[1] n = {16000000}>"
@@ -72,12 +94,27 @@ def test_the_peak_of_a_run_is_that_of_what_it_computes(tmp_path: Path) -> None:
 
 def test_every_subject_is_loaded_and_run_as_often(tmp_path: Path) -> None:
     feeds = probe.save_feeds(tmp_path, ONES)
-    limits = {"seconds": 0.0, "least_runs": 4, "loads": 2}
+    limits = {
+        name: Turns(seconds=0.0, least=turns, most=9, patience=60.0, fewest=1)
+        for name, turns in (("runs", 4), ("loads", 3))
+    }
     wanted = job(tmp_path, "latency", scaled(2), scaled(3), feeds=feeds, **limits)
     result = done(tmp_path, wanted)
-    assert len(result.load_seconds) == 2
+    assert [len(loads) for loads in result.load_seconds] == [3, 3]
     assert [len(runs) for runs in result.run_seconds] == [4, 4]
-    assert min(min(runs) for runs in result.run_seconds) > 0
+    assert min(map(min, result.load_seconds + result.run_seconds)) > 0
+
+
+def test_the_order_changes_with_every_turn() -> None:
+    asked: list[str] = []
+
+    def time_of(item: str) -> float:
+        asked.append(item)
+        return float(len(asked))
+
+    turns = Turns(seconds=0.0, least=3, most=9, patience=60.0, fewest=1)
+    assert probe._in_turn("ab", time_of, turns) == ((1.0, 4.0, 5.0), (2.0, 3.0, 6.0))
+    assert asked == list("abbaab")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +131,15 @@ def test_every_subject_is_loaded_and_run_as_often(tmp_path: Path) -> None:
     ],
 )
 def test_runs_are_bounded_by_time_and_number(runs: int, seconds: float, goes_on: bool) -> None:
-    assert probe._goes_on(Job(kind="latency", subjects=(), feeds=()), runs, seconds) == goes_on
+    turns = Job(kind="latency", subjects=(), feeds=()).runs
+    assert probe._goes_on(turns, runs, seconds) == goes_on
+
+
+def test_a_load_that_takes_long_is_not_repeated() -> None:
+    turns = Job(kind="latency", subjects=(), feeds=()).loads
+    assert not probe._goes_on(turns, 1, 20.0)
+    assert probe._goes_on(turns, 4, 9.0)
+    assert not probe._goes_on(turns, 5, 2.0)
 
 
 @pytest.mark.parametrize(

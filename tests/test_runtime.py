@@ -181,9 +181,10 @@ def test_cuda_counts_only_with_the_right_result(monkeypatch: pytest.MonkeyPatch)
             return ["CUDAExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnTheCpu)
-    assert runtime._computes(onnxruntime)
+    cuda = ["CUDAExecutionProvider"]
+    assert runtime._computes(onnxruntime, cuda)
     monkeypatch.setattr(OnTheCpu, "run", lambda *_: [np.zeros((1, 1, 2, 2), np.float32)])
-    assert not runtime._computes(onnxruntime)
+    assert not runtime._computes(onnxruntime, cuda)
 
 
 LOUD = """
