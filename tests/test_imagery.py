@@ -378,7 +378,7 @@ def test_warnings_stay_as_they_were(tmp_path: Path) -> None:
 def test_missing_pillow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_image(tmp_path / "x.png", pixels(4, 4))
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'onnxq\[data\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install pillow, or onnxq\[data\]"):
         read_image(path, PLAIN)
 
 

@@ -80,7 +80,7 @@ def test_what_cannot_be_drawn_is_refused_before_any_work(tmp_path) -> None:
 
 def test_a_missing_matplotlib_is_named_with_its_extra(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'onnxq\[plot\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install matplotlib, or onnxq\[plot\]"):
         plots.check_target(Path("plot.png"), force=True)
 
 
