@@ -215,16 +215,14 @@ def import_sklearn(what: str) -> Any:
 def _is_binary(rows: Array) -> bool:
     """Tell whether rows (label, prediction, classes) are of two classes.
 
-    Where nothing tells the number of classes (0), the largest label or prediction does.
+    The number of classes is 0 where nothing tells it; then labels and predictions do.
     """
-    return bool((rows[:, 2].max() or rows[:, :2].max() + 1) <= 2)
+    return bool(max(rows[:, 2].max(), rows[:, :2].max() + 1) <= 2)
 
 
 def _settled_classes(models: Sequence[Array]) -> list[Array]:
     """Return the rows of F1 with one number of classes for all models."""
-    classes = 2 if _is_binary(np.concatenate(models)) else 3
-    if all(((rows[:, 2] <= 2) & (rows[:, 2] > 0)).all() == (classes == 2) for rows in models):
-        return list(models)
+    classes = 2 if _is_binary(np.concatenate(models)) else np.inf
     return [np.column_stack([rows[:, :2], np.full(len(rows), classes)]) for rows in models]
 
 
@@ -249,7 +247,7 @@ def _f1_weighted(rows: Array) -> Weighted:
     is_binary = _is_binary(rows)
     classes, numbers = np.unique(rows[:, :2], return_inverse=True)
     truth, found = numbers.reshape(-1, 2).T
-    size, hits = len(classes), truth == found
+    size, hits, is_one = len(classes), truth == found, rows[:, 0] == 1
 
     def scores(counts: Array) -> Array:
         right = np.bincount(truth[hits], counts[hits], size)
@@ -261,7 +259,6 @@ def _f1_weighted(rows: Array) -> Weighted:
     def figure(counts: Array) -> float:
         own = scores(counts)
         if is_binary:
-            is_one = rows[:, 0] == 1
             return float(own[classes == 1][0]) if counts[is_one].any() else np.nan
         return float(np.nanmean(np.where(np.isnan(own), all_scores, own)[classes >= 0]))
 

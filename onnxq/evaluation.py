@@ -125,9 +125,11 @@ def _walk(
     tallies: Sequence[Tally],
 ) -> None:
     state = Carried(session, reference.carry)
+    sequence = -1
     for batch, expected in reference.runs():
         feeds = state.feeds(batch)
         found = _run(session, feeds, batch)
+        sequence += batch.is_start or sequence < 0
         state.keep(found)
         for name, item in sums.items():
             item.add(expected[name], found[name])
@@ -137,6 +139,7 @@ def _walk(
             sample={**feeds, **batch.truth},
             reference=_with_samples(expected, batch),
             candidate=_with_samples(found, batch),
+            sequence=sequence if reference.carry else None,
         )
         for tally in tallies:
             tally.add(step)

@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxq.aggregates import BY_NAME, Aggregate, of_rows
 from onnxq.errors import InputError, OnnxqError, OptionError
+from onnxq.sample_rows import is_numeric
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Direction = Literal["higher", "lower"]
@@ -57,7 +58,6 @@ class Plugin:
         """
         try:
             found = np.asarray(self.function(dict(outputs), dict(sample)))
-            rows = found.astype(np.float64)
         except OnnxqError:
             raise
         except (Exception, SystemExit) as err:
@@ -65,12 +65,23 @@ class Plugin:
                 f"metric {self.name}: {_told(err)} at {where}; it was given outputs "
                 f"{_listed(outputs)} and sample {_listed(sample)}"
             ) from err
-        if rows.ndim not in (1, 2) or len(rows) != samples or not rows.size:
+        return self._checked(found, samples, where)
+
+    def _checked(self, found: Array, samples: int, where: str) -> Array:
+        returned = f"metric {self.name}: returned"
+        if not is_numeric(found):
+            raise InputError(f"{returned} dtype {found.dtype.name} at {where}, expected numbers")
+        if found.ndim not in (1, 2) or len(found) != samples or not found.size:
             raise InputError(
-                f"metric {self.name}: returned shape {list(rows.shape)} at {where}, expected one "
-                f"row a sample: [{samples}] or [{samples}, columns]"
+                f"{returned} shape {list(found.shape)} at {where}, expected one row a sample: "
+                f"[{samples}] or [{samples}, columns]"
             )
-        return rows.reshape(samples, -1)
+        rows = found.astype(np.float64).reshape(samples, -1)
+        misfit = self.aggregate.misfit(rows) if self.aggregate.misfit is not None else ""
+        if misfit:
+            (kind,) = (name for name, item in BY_NAME.items() if item is self.aggregate)
+            raise InputError(f"{returned} rows for aggregate {kind!r} at {where} with {misfit}")
+        return rows
 
 
 def load(name: str) -> Plugin:

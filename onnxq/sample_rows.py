@@ -154,8 +154,9 @@ def prediction_rows(output: Any, label: Array, samples: int, *, threshold: float
 def score_rows(output: Any, label: Array, samples: int) -> Array:
     """Return (label, score) of each sample, or (label, score of each class) of three and more.
 
-    Of two classes the score is that of class 1 minus that of class 0, which has the order of a
-    probability and of logits alike.
+    Of two classes the score is that of class 1 minus that of class 0 in float64, which has the
+    order of a probability and of logits alike; it is NaN where both are the same infinity. Other
+    scores are float32 where that holds them exactly, else float64.
 
     Raises:
         Misfit, InputError: as `hit_rows`; predicted classes are no scores.
@@ -165,8 +166,11 @@ def score_rows(output: Any, label: Array, samples: int) -> Array:
         raise Misfit(f"has {output.dtype.name} classes, expected scores")
     truth = _labels(label, samples, _class_count(scores))
     if scores.ndim == 2 and scores.shape[1] == 2:
-        scores = scores[:, 1] - scores[:, 0]
-    return np.concatenate([_column(truth), scores.reshape(samples, -1)], axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scores = scores[:, 1] - scores[:, 0]
+    elif np.can_cast(output.dtype, np.float32):
+        scores = scores.astype(np.float32)
+    return np.column_stack([truth.astype(scores.dtype), scores])
 
 
 def squared_error_rows(output: Any, target: Array, samples: int) -> Array:
@@ -248,10 +252,11 @@ def _labels(label: Array, samples: int, classes: int | None) -> Array:
         raise InputError(f"label: found {len(label)} labels for {samples} samples")
     truth = label.reshape(samples).astype(np.int64)
     limit = math.inf if classes is None else classes
-    wrong = truth[(truth < 0) | (truth >= limit)]
+    wrong = np.flatnonzero((truth < 0) | (truth >= limit))
     if len(wrong):
         expected = "0 or more" if classes is None else f"0 to {classes - 1}, the model's classes"
-        raise InputError(f"label: found {wrong[0]}, expected {expected}")
+        which = f" in sample {wrong[0]} of these {samples}, counted from 0" if samples > 1 else ""
+        raise InputError(f"label: found {truth[wrong[0]]}{which}; expected {expected}")
     return truth
 
 

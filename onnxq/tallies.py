@@ -21,7 +21,20 @@ from onnxq.metrics import Metric
 from onnxq.sample_rows import Misfit
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_Rows = list[Array]
+
+
+@dataclass(eq=False)
+class _Rows:
+    """Hold the rows of both models and the sequence of each."""
+
+    reference: list[Array] = field(default_factory=list)
+    candidate: list[Array] = field(default_factory=list)
+    sequences: list[Array] = field(default_factory=list)
+
+    def joined(self) -> tuple[Array, Array, Array | None]:
+        """Return all rows; sequences are None where samples are independent."""
+        sequences = np.concatenate(self.sequences) if self.sequences else None
+        return np.concatenate(self.reference), np.concatenate(self.candidate), sequences
 
 
 class MetricError(InputError):
@@ -32,7 +45,8 @@ class MetricError(InputError):
 class Step:
     """Hold one batch with the outputs of both models; outputs have an axis of samples.
 
-    `sample` has inputs and truth by name.
+    `sample` has inputs and truth by name. `sequence` is the number of the sequence that the samples
+    belong to, None where they are independent.
     """
 
     where: str
@@ -40,6 +54,7 @@ class Step:
     sample: Mapping[str, Any]
     reference: Mapping[str, Any]
     candidate: Mapping[str, Any]
+    sequence: int | None = None
     _differences: dict[str, Array] = field(default_factory=dict)
 
     def difference_rows(self, output: str) -> Array:
@@ -58,7 +73,7 @@ class Tally:
         self.metric = metric
         self._outputs: tuple[str | None, ...] | None = (None,) if metric.plugin else None
         self._misfit = ""
-        self._rows: dict[str | None, tuple[_Rows, _Rows]] = {}
+        self._rows: dict[str | None, _Rows] = {}
         self._samples = 0
 
     def add(self, step: Step) -> None:
@@ -72,23 +87,25 @@ class Tally:
             self._outputs = self._choose(step)
         self._samples += step.samples
         for output in self._outputs:
-            ours, theirs = self._rows.setdefault(output, ([], []))
+            rows = self._rows.setdefault(output, _Rows())
             try:
                 left, right = self._computed(step, output)
             except Misfit as err:
                 raise InputError(f"{self._where(step)}: output {output!r} {err}") from err
-            ours.append(left)
-            theirs.append(right)
+            rows.reference.append(left)
+            rows.candidate.append(right)
+            if step.sequence is not None:
+                rows.sequences.append(np.full(len(left), step.sequence))
 
     def figures(self, differences: Mapping[str, OutputDifference]) -> tuple[MetricRow, ...]:
         """Return one row for each output, given how the outputs differ over all samples."""
         if self.metric.kind == "task":
-            return tuple(self._task(output, *rows) for output, rows in self._rows.items())
+            return tuple(self._task(output, rows) for output, rows in self._rows.items())
         if not self._rows:
             return (self._row(None, estimates.UNDEFINED, 0, (self._misfit,)),)
         return tuple(
-            self._fidelity(output, np.concatenate(theirs), differences[str(output)])
-            for output, (_, theirs) in self._rows.items()
+            self._fidelity(output, rows, differences[str(output)])
+            for output, rows in self._rows.items()
         )
 
     def _choose(self, step: Step) -> tuple[str | None, ...]:
@@ -136,30 +153,34 @@ class Tally:
     def _where(self, step: Step) -> str:
         return f"metric {self.metric.label}: {step.where}"
 
-    def _fidelity(self, output: str | None, rows: Array, difference: OutputDifference) -> MetricRow:
-        notes = [] if difference.mismatch is None else [difference.mismatch]
-        if difference.mismatch is None and len(rows) != self._samples:
+    def _fidelity(self, output: str | None, kept: _Rows, difference: OutputDifference) -> MetricRow:
+        _, rows, sequences = kept.joined()
+        if difference.mismatch is not None or np.isnan(rows).any():
+            return self._row(output, estimates.UNDEFINED, 0, [difference.mismatch or ""])
+        candidate = estimates.single(self.metric.aggregate, rows, sequences)
+        notes = []
+        if len(rows) != self._samples:
             notes.append(f"{len(rows)} rows of {self._samples} samples")
-        is_known = difference.mismatch is None and not np.isnan(rows).any()
-        candidate = estimates.UNDEFINED
-        if is_known:
-            candidate = estimates.single(self.metric.aggregate, rows)
-            notes += self._detail(rows)
-        count = len(rows) if is_known else 0
-        return self._row(output, candidate, count, notes, is_equal=difference.is_equal)
+        notes += self._detail(rows)
+        if not difference.is_equal:
+            notes += self._spread([candidate], rows, sequences)
+        is_equal = difference.is_equal
+        return self._row(output, candidate, len(rows), notes, is_equal=is_equal)
 
-    def _task(self, output: str | None, ours: _Rows, theirs: _Rows) -> MetricRow:
-        left, right, notes = self._counted(np.concatenate(ours), np.concatenate(theirs))
-        found = estimates.paired(self.metric.aggregate, left, right)
-        lost = [np.isnan(side).any(1).sum() for side in (left, right)]
-        notes += [
-            f"NaN in {count} samples of the {who}"
-            for who, count in zip(("reference", "candidate"), lost, strict=True)
-            if count
-        ]
-        notes += [] if any(lost) or not len(left) else self._detail(right)
+    def _task(self, output: str | None, kept: _Rows) -> MetricRow:
+        left, right, sequences = kept.joined()
+        if left.shape[1] != right.shape[1]:
+            raise InputError(
+                f"metric {self.metric.label}: found {left.shape[1]} and {right.shape[1]} columns "
+                "for reference and candidate, expected as many"
+            )
+        keep = ~(np.isnan(left).any(1) & np.isnan(right).any(1))
+        notes = [] if keep.all() else [f"{int((~keep).sum())} samples left out"]
+        left, right = left[keep], right[keep]
+        sequences = None if sequences is None else sequences[keep]
+        found = estimates.paired(self.metric.aggregate, left, right, sequences)
         reference, candidate, difference = found.reference, found.candidate, found.difference
-        is_known = difference.low is not None and difference.high is not None
+        is_exact = self.metric.aggregate.is_exact
         return MetricRow(
             name=self.metric.name,
             output=output,
@@ -171,21 +192,51 @@ class Tally:
             candidate=candidate,
             difference=difference,
             relative_change=_relative_change(reference.value, candidate.value),
-            is_within_noise=is_known and _holds_zero(difference) if is_known else None,
-            is_equal=bool(len(left)) and _is_infinite(self.metric, right),
-            detail="; ".join(notes),
+            is_within_noise=_is_within_noise(difference),
+            is_equal=bool(len(right)) and is_exact is not None and is_exact(right),
+            detail="; ".join([*notes, *self._told_of(found, left, right, sequences)]),
         )
 
-    def _counted(self, left: Array, right: Array) -> tuple[Array, Array, list[str]]:
-        """Return the rows without those that are NaN for both models."""
-        if left.shape[1] != right.shape[1]:
-            raise InputError(
-                f"metric {self.metric.label}: found {left.shape[1]} and {right.shape[1]} columns "
-                "for reference and candidate, expected as many"
-            )
-        keep = ~(np.isnan(left).any(1) & np.isnan(right).any(1))
-        notes = [] if keep.all() else [f"{int((~keep).sum())} samples left out"]
-        return left[keep], right[keep], notes
+    def _told_of(
+        self, found: estimates.Paired, left: Array, right: Array, sequences: Array | None
+    ) -> list[str]:
+        """Return what must be known of the figures of both models."""
+        lost = [int(np.isnan(rows).any(1).sum()) for rows in (left, right)]
+        notes = [
+            f"NaN in {count} samples of the {who}"
+            for who, count in zip(("reference", "candidate"), lost, strict=True)
+            if count
+        ]
+        if notes or not len(left):
+            return notes
+        return [
+            *self._detail(right),
+            *self._undefined("reference", found.reference, left),
+            *self._undefined("candidate", found.candidate, right),
+            *self._spread([found.reference, found.candidate], right, sequences),
+        ]
+
+    def _undefined(self, who: str, estimate: Estimate, rows: Array) -> list[str]:
+        aggregate = self.metric.aggregate
+        is_known = estimate.value is not None or not aggregate.undefined
+        if is_known or (aggregate.is_exact is not None and aggregate.is_exact(rows)):
+            return []
+        return [f"{who} undefined: {aggregate.undefined}"]
+
+    def _spread(self, found: Sequence[Estimate], rows: Array, sequences: Array | None) -> list[str]:
+        """Return what an interval is over, or why there is none."""
+        known = [estimate for estimate in found if estimate.value is not None]
+        if not known:
+            return []
+        if any(estimate.low is None for estimate in known):
+            why = estimates.why_no_interval(self.metric.aggregate, rows, sequences)
+            return [why] if why else []
+        if sequences is None:
+            return []
+        count = len(np.unique(sequences))
+        if count > 1:
+            return [f"interval over {count} sequences"]
+        return ["samples of one sequence are not independent: the interval is too narrow"]
 
     def _detail(self, rows: Array) -> list[str]:
         return [] if self.metric.detail is None or not len(rows) else [self.metric.detail(rows)]
@@ -256,12 +307,10 @@ def _relative_change(reference: float | None, candidate: float | None) -> float 
     return (reference - candidate) / candidate
 
 
-def _holds_zero(difference: Estimate) -> bool:
-    assert difference.low is not None
-    assert difference.high is not None
+def _is_within_noise(difference: Estimate) -> bool | None:
+    """Tell whether the interval holds 0, as any would of no difference; None without interval."""
+    if difference.value == 0:
+        return True
+    if difference.low is None or difference.high is None:
+        return None
     return difference.low <= 0 <= difference.high
-
-
-def _is_infinite(metric: Metric, rows: Array) -> bool:
-    """Tell whether a ratio has no noise; only then is a task metric's figure infinite."""
-    return metric.plugin is None and metric.aggregate.value(rows) == np.inf

@@ -106,7 +106,7 @@ def test_a_target_that_no_output_fits_lists_the_outputs(tmp_path: Path) -> None:
 def test_nan_of_the_candidate_alone_is_no_figure(tmp_path: Path) -> None:
     model = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = Log(x) }")
     x = np.array([[1, 2, 3], [1, -1, 3]], np.float32)
-    path = saved(tmp_path, x=x, target=x, label=np.array([2, 2]))
+    path = saved(tmp_path, x=x, target=x, label=np.array([2, 1]))
     found = run(IDENTITY, model, data_of(path, IDENTITY), "snr", "mse", "top1", "auc")
     snr, mse, top1, auc = found.metrics
     assert found.check.status == "failed"
@@ -117,7 +117,30 @@ def test_nan_of_the_candidate_alone_is_no_figure(tmp_path: Path) -> None:
     assert mse.detail == "NaN in 1 samples of the candidate"
     assert mse.is_within_noise is None
     assert top1.candidate.value == 0.5
+    assert auc.reference is not None
+    assert (auc.reference.value, auc.candidate.value) == (0.25, None)
+    assert auc.detail == "NaN in 1 samples of the candidate"
+    assert (auc.is_within_noise, auc.is_equal) == (None, False)
+
+
+def test_the_reason_of_an_undefined_figure_is_told(tmp_path: Path) -> None:
+    x = np.array([[1, 2, 3], [1, 1, np.inf]], np.float32)
+    path = saved(tmp_path, x=x, target=np.zeros_like(x), label=np.array([2, 2]))
+    mse, auc = run(IDENTITY, IDENTITY, data_of(path, IDENTITY), "mse", "auc").metrics
+    assert (mse.candidate.value, mse.is_equal) == (None, False)
+    assert (
+        mse.detail == "reference undefined: infinite values; candidate undefined: infinite values"
+    )
     assert auc.candidate.value is None
+    assert "candidate undefined: all labels are of one class" in auc.detail
+
+
+def test_a_label_out_of_range_names_its_sample(tmp_path: Path) -> None:
+    label = np.array([0, 1, 2, 0, 3])
+    data = data_of(saved(tmp_path, x=np.ones((5, 3), np.float32), label=label), IDENTITY, batch=3)
+    message = r"data.npz samples 3..4: label: found 3 in sample 1 of these 2, counted from 0"
+    with pytest.raises(InputError, match=message):
+        run(IDENTITY, IDENTITY, data, "top1")
 
 
 def test_no_samples_are_an_error() -> None:
@@ -179,6 +202,42 @@ def test_state_is_carried_within_a_sequence_by_each_model(tmp_path: Path) -> Non
     found = run(STATEFUL, STATEFUL, data, "mse", "snr@t", carry={"t": "s"})
     assert found.metrics[0].candidate.value == 0
     assert found.data.inputs[-1].shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "detail"),
+    [
+        (12, "interval over 12 sequences"),
+        (1, "samples of one sequence are not independent: the interval is too narrow"),
+    ],
+)
+def test_what_carries_state_is_measured_by_sequence(
+    tmp_path: Path, sequences: int, detail: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(sequences):
+        x = np.full((20, 1), rng.normal(), np.float32)
+        np.savez(folder / f"{number}.npz", x=x, target=np.zeros_like(x))
+    data = data_of(folder, STATEFUL, carried=frozenset({"s"}))
+    louder = from_text(
+        "g (float[N, 1] x, float[2, N, 1] s) => (float[N, 1] y, float[2, M, 1] t)"
+        "<int64[1] a = {0}> { u = Add(x, x) t = Add(s, u) y = ReduceSum<keepdims = 0>(t, a) }"
+    )
+    found = run(STATEFUL, louder, data, "mse", "mean-abs@y", carry={"t": "s"})
+    assert [row.samples for row in found.metrics] == [20 * sequences] * 2
+    assert [row.detail for row in found.metrics] == [detail] * 2
+
+
+def test_files_are_no_sequences_unless_state_is_carried(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(3):
+        x = np.random.default_rng(number).normal(size=(5, 3)).astype(np.float32)
+        np.savez(folder / f"{number}.npz", x=x, target=x + 1)
+    whole = run(IDENTITY, SHIFTED, data_of(folder, IDENTITY), "mse", "snr")
+    assert [row.detail for row in whole.metrics] == ["", ""]
 
 
 def test_state_starts_with_what_the_data_have(tmp_path: Path) -> None:

@@ -105,8 +105,43 @@ def test_anything_but_a_row_a_sample_is_refused(written: Write, value: str) -> N
 
 
 def test_text_is_no_row(written: Write) -> None:
-    with pytest.raises(InputError, match="ValueError"):
+    with pytest.raises(
+        InputError, match=r"score: returned dtype str32 at a.npz .*expected numbers"
+    ):
         rows(written("def score(outputs, sample): return np.array(['a', 'b'])"))
+    with pytest.raises(InputError, match="score: returned dtype complex128 at"):
+        rows(written("def score(outputs, sample): return np.array([1j, 2])"))
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "value", "message"),
+    [
+        ("share", "[-1, 0]", "with -1, expected 0 or 1 in the first column"),
+        ("share", "[0.25, np.nan]", "with 0.25, expected 0 or 1"),
+        ("auc", "[0, 1]", "with one column, expected a label and a score"),
+        ("auc", "[[0, 0.5], [2, 0.5]]", "with label 2, expected whole numbers 0 to 1"),
+        ("auc", "[[0.5, 0.5], [1, 0.5]]", "with label 0.5, expected whole numbers"),
+        ("auc", "[[0, 1, 2, 3], [-1, 1, 2, 3]]", "with label -1, expected whole numbers 0 to 2"),
+    ],
+)
+def test_rows_that_an_aggregate_of_ours_cannot_take_are_told(
+    written: Write, aggregate: str, value: str, message: str
+) -> None:
+    plugin = written(
+        f"def score(outputs, sample): return np.array({value})\nscore.aggregate = {aggregate!r}"
+    )
+    told = f"score: returned rows for aggregate '{aggregate}' at a.npz samples 0..1 {message}"
+    with pytest.raises(InputError, match=told):
+        rows(plugin)
+
+
+def test_rows_of_nan_fit_every_aggregate(written: Write) -> None:
+    for aggregate in aggregates.BY_NAME:
+        plugin = written(
+            "def score(outputs, sample): return np.array([[np.nan, 1], [1, np.nan]])\n"
+            f"score.aggregate = {aggregate!r}"
+        )
+        assert rows(plugin).shape == (2, 2)
 
 
 def test_an_aggregate_that_fails_is_told(written: Write) -> None:

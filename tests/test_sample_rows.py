@@ -36,6 +36,27 @@ def test_infinite_scores_have_their_order() -> None:
     assert aggregates.AUC.value(rows) == 1
 
 
+def test_equal_infinities_of_two_classes_have_no_order() -> None:
+    scores = np.array([[np.inf, np.inf], [0, 1], [-np.inf, -np.inf]], np.float32)
+    rows = sample_rows.score_rows(scores, np.array([1, 0, 1]), 3)
+    assert np.isnan(rows[:, 1]).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "columns", "kept"),
+    [
+        (np.float32, 3, np.float32),
+        (np.float16, 1, np.float32),
+        (np.float64, 3, np.float64),
+        (np.int32, 3, np.float64),
+        (np.float32, 2, np.float64),
+    ],
+)
+def test_scores_are_kept_no_wider_than_they_are(dtype: Any, columns: int, kept: Any) -> None:
+    rows = sample_rows.score_rows(np.ones((2, columns), dtype), np.array([0, 1]), 2)
+    assert rows.dtype == kept
+
+
 def test_one_score_is_decided_by_the_threshold() -> None:
     scores = np.array([[0.6], [0.4], [np.nan]], np.float32)
     assert hits(scores, [1, 0, 0]) == [1, 1, 0]
@@ -76,8 +97,11 @@ def test_an_output_that_holds_no_scores_is_described(output: Any, message: str) 
         (np.eye(2, dtype=np.int64), r"found int64 of shape \[2, 2\]"),
         (np.array(1), r"found int64 of shape \[\]"),
         (np.array([0, 1, 2]), "found 3 labels for 2 samples"),
-        (np.array([0, 3]), "found 3, expected 0 to 2, the model's classes"),
-        (np.array([-1, 0]), "found -1, expected 0 to 2"),
+        (
+            np.array([0, 3]),
+            "found 3 in sample 1 of these 2, .*; expected 0 to 2, the model's classes",
+        ),
+        (np.array([-1, 0]), "found -1 in sample 0 of these 2, counted from 0; expected 0 to 2"),
         (np.array(["cat", "dog"]), "found str96"),
     ],
 )

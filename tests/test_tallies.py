@@ -98,7 +98,7 @@ def test_an_exact_psnr_is_infinite_and_says_so() -> None:
     target = np.array([[0.0, 1], [2, 3]])
     row = row_of(metric, step(target + 0.1, target, target=target))
     assert (row.candidate.value, row.is_equal) == (None, True)
-    assert row.detail == "peak 3, the range of the targets"
+    assert row.detail.startswith("peak 3, the range of the targets; too few samples")
 
 
 def test_a_given_peak_is_told() -> None:
@@ -106,4 +106,5 @@ def test_a_given_peak_is_told() -> None:
     target = np.zeros((2, 2))
     row = row_of(metric, step(target + 1, target + 1, target=target))
     assert row.candidate.value == pytest.approx(20 * np.log10(255))
-    assert (row.name, row.detail) == ("psnr:255", "peak 255, as given")
+    assert row.name == "psnr:255"
+    assert row.detail == ("peak 255, as given; too few samples for an interval: 2, at least 10")
