@@ -79,20 +79,22 @@ class Delivery:
 
     @contextmanager
     def points(self) -> Iterator[Callable[[SweepEvent], None] | None]:
-        """Show a bar of the points of a sweep for the duration."""
-        from onnxq import sweep_progress, terminal
+        """Show a bar of the points of a sweep for the duration; metrics print to stderr."""
+        from onnxq import quiet, sweep_progress, terminal
 
         is_shown = terminal.is_watched() and not self.quiet
-        with sweep_progress.progress(terminal.make_console(), is_shown=is_shown) as tell:
+        bar = sweep_progress.progress(terminal.make_console(), is_shown=is_shown)
+        with quiet.stdout_on_stderr(), bar as tell:
             yield tell
 
     @contextmanager
     def steps(self) -> Iterator[Callable[[terminal.Step], None] | None]:
-        """Show a bar of samples or tensors for the duration, as `progress` does of bytes."""
-        from onnxq import terminal
+        """Show a bar of samples or tensors for the duration; metrics print to stderr."""
+        from onnxq import quiet, terminal
 
         is_shown = terminal.is_watched() and not self.quiet
-        with terminal.steps(terminal.make_console(), is_shown=is_shown) as tell:
+        bar = terminal.steps(terminal.make_console(), is_shown=is_shown)
+        with quiet.stdout_on_stderr(), bar as tell:
             yield tell
 
     def deliver(self, report: AnyReport | SweepReport, *, is_product: bool = False) -> None:

@@ -1,7 +1,8 @@
-"""Keep libraries from writing to stderr and from warning.
+"""Keep libraries from writing to stderr and from warning, and what is no product off stdout.
 
-Owns file descriptor 2 and Python's warning filters, both settings of the whole process, for as long
-as a library is asked something that it answers with noise.
+Owns file descriptors 1 and 2, `sys.stdout` and Python's warning filters, all settings of the whole
+process, for as long as a library or a user's own code is asked something that it answers with
+noise.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 
 _STDERR = threading.RLock()
 """Held while file descriptor 2, which all threads share, leads elsewhere."""
@@ -46,6 +47,40 @@ def _without_stderr() -> Iterator[None]:
                 os.dup2(kept, 2)
     finally:
         os.close(kept)
+
+
+@contextmanager
+def stdout_on_stderr() -> Iterator[None]:
+    """Send to stderr what is printed for the duration, by Python, other code and its processes.
+
+    Where there is no stderr, it is lost.
+    """
+    with ExitStack() as kept:
+        own = sys.__stdout__
+        if own is not None:  # else descriptor 1 may belong to any file
+            with suppress(OSError, ValueError):
+                own.flush()
+            _lead_to_stderr(kept)
+        sink = sys.stderr
+        if sink is None:
+            sink = kept.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        with redirect_stdout(sink):
+            yield
+
+
+def _lead_to_stderr(kept: ExitStack) -> None:
+    """Lead file descriptor 1 to where 2 leads; a stack takes it back when it is closed."""
+    try:
+        own = os.dup(1)
+    except OSError:
+        return
+    kept.callback(os.close, own)
+    kept.callback(os.dup2, own, 1)
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
 
 
 class _Silence:

@@ -238,7 +238,7 @@ def test_only_cli_and_delivery_print_or_exit(module: str) -> None:
                 pytest.fail(f"{module}.py:{node.lineno}: {name}()")
             case ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "exit" as name):
                 assert ends_itself, f"{module}.py:{node.lineno}: sys.{name}"
-            case ast.Name(id="SystemExit"):
+            case ast.Raise(exc=ast.Name("SystemExit") | ast.Call(func=ast.Name("SystemExit"))):
                 assert ends_itself, f"{module}.py:{node.lineno}: SystemExit"
 
 

@@ -650,6 +650,48 @@ def test_stdout_that_takes_nothing(shell: str, code: int, message: str) -> None:
     assert (done.returncode, done.stderr) == (code, message)
 
 
+PRINTING = """
+import os
+import sys
+
+print("imported")
+
+def score(outputs, sample):
+    print("called", flush=True)
+    os.system("echo child")
+    return sample["label"]
+
+def leave(outputs, sample):
+    sys.exit(0)
+"""
+
+
+def test_what_a_metric_prints_is_no_product(tmp_path: Path) -> None:
+    (tmp_path / "printing.py").write_text(PRINTING, encoding="utf-8")
+    data = ["--data", str(DIGITS.with_name("digits_test.npz")), "--limit", "2", "--json", "-"]
+    for arguments in (
+        ["validate", str(DIGITS), str(DIGITS), "--no-performance"],
+        ["sweep", str(DIGITS), "--bits", "8"],
+    ):
+        done = process(*arguments, *data, "--metric", "printing:score")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+        for text in ("imported", "called", "child"):
+            assert f"{text}\n" in done.stderr
+        pipe = '{ "$@"; echo "exit $?" >&2; } | true'
+        gone = process(*arguments, *data, "--metric", "printing:score", shell=pipe)
+        assert "exit 0\n" in gone.stderr
+
+
+def test_a_metric_that_ends_the_process_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "printing.py").write_text(PRINTING, encoding="utf-8")
+    data = ["--data", str(DIGITS.with_name("digits_test.npz")), "--metric", "printing:leave"]
+    for arguments in (["validate", str(DIGITS), str(DIGITS)], ["sweep", str(DIGITS)]):
+        result = run(*arguments, *data)
+        assert result.exit_code == InputError.exit_code
+        assert "metric printing:leave: ends the process (SystemExit: 0)" in result.stderr
+
+
 @pytest.mark.parametrize(
     "shell", ['exec "$@" 2>&-', 'exec "$@" 2> /dev/full', '{ "$@"; echo $?; } 2>&1 >&3 3>&- | true']
 )

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from onnxq.quiet import silent_stderr, silent_warnings
+from onnxq.quiet import silent_stderr, silent_warnings, stdout_on_stderr
 
 
 def test_what_is_written_meanwhile_is_lost(capfd: pytest.CaptureFixture[str]) -> None:
@@ -87,3 +87,32 @@ def test_threads_are_silent_side_by_side() -> None:
     work()
     other.join()
     assert not meet.broken
+
+
+def test_what_is_printed_meanwhile_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout
+    with stdout_on_stderr():
+        sys.stdout.write("of Python, ")
+        sys.__stdout__.flush()
+        os.write(1, b"of others")
+    assert sys.stdout is before
+    os.write(1, b"product")
+    assert capfd.readouterr() == ("product", "of Python, of others")
+
+
+def test_stdout_comes_back_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout
+    with pytest.raises(KeyError), stdout_on_stderr():
+        raise KeyError
+    assert sys.stdout is before
+    os.write(1, b"product")
+    assert capfd.readouterr() == ("product", "")
+
+
+def test_without_stderr_it_is_lost(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with stdout_on_stderr():
+        sys.stdout.write("lost")
+    assert capfd.readouterr() == ("", "")
