@@ -49,6 +49,7 @@ class Batch:
         is_item: The feeds are one sample as a whole: neither they nor the outputs have an axis of
             samples.
         is_start: A sequence starts here, so that carried state starts anew.
+        constants: Values of random inputs that are constant because no random values ran.
     """
 
     feeds: Mapping[str, Array]
@@ -57,6 +58,7 @@ class Batch:
     where: str
     is_item: bool = False
     is_start: bool = False
+    constants: Mapping[str, int] = field(default_factory=dict)
 
 
 class Dataset(Protocol):

@@ -18,9 +18,10 @@ import numpy as np
 from onnxq import draws, record_json, runtime
 from onnxq.errors import InputError, UnsupportedError, ValidationError
 from onnxq.parallel import blocks
+from onnxq.plaintext import dtype_text
 
-_Run = tuple[Mapping[str, Any], dict[str, Any]]
-"""The inputs of a sample and the reference's outputs for them."""
+_Run = tuple[Mapping[str, Any], dict[str, Any], Mapping[str, int]]
+"""The inputs of a sample, the reference's outputs for them, and which inputs are constant."""
 
 _BLOCK_ELEMENTS = 1 << 20
 """Elements that are compared at a time, as float64."""
@@ -64,11 +65,15 @@ class OutputDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class FedInput:
-    """Name an input that the comparison fed, with the dtype and shape of its first sample."""
+    """Name an input that the comparison fed, with the dtype and shape of its first sample.
+
+    `constant` is the value that took the place of random ones, none of which ran; else None.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    constant: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,16 @@ class Check:
     def worst_snr_db(self) -> float | None:
         """The least ratio of all outputs; None where all are equal or nothing was compared."""
         return min((o.snr_db for o in self.outputs if o.snr_db is not None), default=None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the inputs that were fed."""
+        return tuple(
+            f"input {fed.name!r} was fed with "
+            f"{'zeros' if fed.constant == 0 else f'{fed.constant} alone'}: no random value ran"
+            for fed in self.inputs
+            if fed.constant is not None
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values, with `is_equal` and `worst_snr_db`."""
@@ -276,7 +291,7 @@ def _differences(
 ) -> tuple[OutputDifference, ...]:
     check_outputs(names, candidate)
     sums = {name: OutputSums() for name in names}
-    for fed, expected in runs:
+    for fed, expected, _ in runs:
         found = candidate.run(fed)
         for name in names:
             sums[name].add(expected[name], found[name])
@@ -316,18 +331,31 @@ def _reference_runs(
 ) -> Iterator[_Run]:
     if feeds is None:
         for sample in range(samples):
-            yield draws.run_random(session, sample, seed, recipe)
+            drawn = draws.accepted(session, sample, seed, recipe)
+            yield drawn.feeds, drawn.outputs, drawn.constants
     else:
         for fed in feeds:
-            yield fed, session.run(fed)
+            yield fed, session.run(fed), {}
 
 
 def _fed_inputs(runs: Sequence[_Run]) -> tuple[FedInput, ...]:
     if not runs:
         return ()
+    constants = {name: value for run in reversed(runs) for name, value in run[2].items()}
+    return fed_inputs(runs[0][0], constants)
+
+
+def fed_inputs(feeds: Mapping[str, Any], constants: Mapping[str, int]) -> tuple[FedInput, ...]:
+    """Return the records of what was fed, of which `constants` has the values of some."""
+    arrays = {name: np.asarray(value) for name, value in feeds.items()}
     return tuple(
-        FedInput(name=name, dtype=str(np.asarray(v).dtype), shape=tuple(np.asarray(v).shape))
-        for name, v in runs[0][0].items()
+        FedInput(
+            name=name,
+            dtype=dtype_text(array.dtype),
+            shape=tuple(array.shape),
+            constant=constants.get(name),
+        )
+        for name, array in arrays.items()
     )
 
 

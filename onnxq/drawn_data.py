@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from onnxq import draws
 from onnxq.batches import Batch, Kind
-from onnxq.draws import Recipe
+from onnxq.draws import Accepted, Recipe
 from onnxq.runtime import Session
 
 
@@ -44,7 +45,7 @@ class RandomData(_NoTruth):
     ) -> None:
         self._session: Session | None = session
         self._samples, self._seed, self._recipe = samples, seed, recipe
-        self._feeds: list[Mapping[str, Any]] = []
+        self._drawn: list[Accepted] = []
         self._lock = threading.Lock()
 
     def batches(self) -> Iterator[Batch]:
@@ -56,13 +57,21 @@ class RandomData(_NoTruth):
         """
         with self._lock:
             if self._session is not None:
-                self._feeds = [
-                    draws.run_random(self._session, sample, self._seed, self._recipe)[0]
+                self._drawn = [
+                    replace(
+                        draws.accepted(self._session, sample, self._seed, self._recipe), outputs={}
+                    )
                     for sample in range(self._samples)
                 ]
                 self._session = None
-        for sample, feeds in enumerate(self._feeds):
-            yield Batch(feeds=feeds, samples=1, where=f"random sample {sample}", is_start=True)
+        for sample, drawn in enumerate(self._drawn):
+            yield Batch(
+                feeds=drawn.feeds,
+                samples=1,
+                where=f"random sample {sample}",
+                is_start=True,
+                constants=drawn.constants,
+            )
 
 
 class GivenData(_NoTruth):

@@ -35,11 +35,25 @@ class Recipe:
             standard normal and integers 0 or 1.
         free_sizes: Sizes to try for other open dimensions; those that lead an input are 1 (the
             batch).
+        kept: Inputs whose range a caller asked for: they are fed as drawn, or the model fails.
     """
 
     dims: Mapping[str, int] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     free_sizes: tuple[int, ...] = FREE_SIZES
+    kept: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """Hold random inputs that a model accepted, and its outputs for them.
+
+    `constants` are the values of inputs that were fed one value because no random ones ran.
+    """
+
+    feeds: Feeds
+    outputs: dict[str, Any]
+    constants: Mapping[str, int]
 
 
 PLAIN = Recipe()
@@ -83,9 +97,19 @@ def run_random(
 ) -> tuple[Feeds, dict[str, Any]]:
     """Return the first random feeds that the model accepts, and its outputs for them.
 
+    Raises:
+        OnnxqError: see `accepted`.
+    """
+    found = accepted(session, sample, seed, recipe)
+    return found.feeds, found.outputs
+
+
+def accepted(session: Session, sample: int, seed: int, recipe: Recipe = PLAIN) -> Accepted:
+    """Return the first random feeds that the model accepts, and what became of them.
+
     Open dimensions are tried at each of the recipe's `free_sizes`; each try that fails is repeated
     with integer inputs at zero, or what is nearest to it in their range, since a random index or
-    length may be out of range.
+    length may be out of range; but not those that the recipe keeps.
 
     Raises:
         OptionError: the recipe does not fit the model.
@@ -101,7 +125,10 @@ def run_random(
         tried.add(shapes)
         for candidate in _variants(feeds, recipe):
             try:
-                return candidate, session.run(candidate)
+                outputs = session.run(candidate)
+                return Accepted(
+                    feeds=candidate, outputs=outputs, constants=_constants(feeds, candidate)
+                )
             except OnnxqError as err:
                 first = first or err
     assert first is not None
@@ -151,9 +178,21 @@ def _misfit(dtype: str, low: float, high: float) -> str | None:
 
 def _variants(feeds: Feeds, recipe: Recipe) -> Iterator[Feeds]:
     yield feeds
-    zeros = {name: _nearest_to_zero(v, recipe.ranges.get(name)) for name, v in feeds.items()}
+    zeros = {
+        name: v if name in recipe.kept else _nearest_to_zero(v, recipe.ranges.get(name))
+        for name, v in feeds.items()
+    }
     if any(not np.array_equal(zeros[name], value) for name, value in feeds.items()):
         yield zeros
+
+
+def _constants(drawn: Feeds, fed: Feeds) -> dict[str, int]:
+    """Return the values of the inputs that were fed another value than was drawn."""
+    return {
+        name: int(value.flat[0])
+        for name, value in fed.items()
+        if value is not drawn[name] and not np.array_equal(value, drawn[name])
+    }
 
 
 def _nearest_to_zero(value: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.plaintext import plain
+from onnxq.plaintext import dtype_text, plain
 from onnxq.runtime import InputSpec
 
 
@@ -25,7 +25,7 @@ def misfit(spec: InputSpec, dtype: np.dtype[Any], shape: Sequence[int]) -> str |
     fits = has_dtype(spec, dtype) and len(shape) == len(spec.shape)
     if fits and all(map(_is_size, spec.shape, shape)):
         return None
-    return f"found {dtype.name} {list(shape)}, expected {describe(spec)}"
+    return f"found {dtype_text(dtype)} {list(shape)}, expected {describe(spec)}"
 
 
 def has_dtype(spec: InputSpec, dtype: np.dtype[Any]) -> bool:

@@ -112,7 +112,7 @@ def open_data(document: Document, session: Session, options: MeasureOptions) -> 
     """
     if options.data is None:
         ranges = {**integer_ranges(document), **options.ranges}
-        recipe = Recipe(dims=options.dims, ranges=ranges)
+        recipe = Recipe(dims=options.dims, ranges=ranges, kept=frozenset(options.ranges))
         return RandomData(session, options.samples, options.seed, recipe)
     preprocess = options.preprocess
     data = DataOptions(

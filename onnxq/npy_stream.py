@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from onnxq.errors import InputError
-from onnxq.plaintext import one_line, plain
+from onnxq.plaintext import dtype_text, one_line, plain
 from onnxq.quiet import silent_warnings
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -67,7 +67,7 @@ class ArrayHead:
         """Return name, dtype and shape for a message."""
         if self.problem:
             return f"{plain(self.name)!r} (which {self.problem})"
-        return f"{plain(self.name)!r} ({self.dtype.name} {list(self.shape)})"
+        return f"{plain(self.name)!r} ({dtype_text(self.dtype)} {list(self.shape)})"
 
 
 class Rows:
@@ -169,7 +169,7 @@ class Archive:
         if dtype.hasobject:
             problem = "holds pickled objects, expected plain numbers or text"
         elif min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held:
-            problem = f"says {dtype.name} {list(shape)} and holds {held} bytes"
+            problem = f"says {dtype_text(dtype)} {list(shape)} and holds {held} bytes"
         return head if problem is None else ArrayHead(name=name, problem=problem)
 
     @contextlib.contextmanager

@@ -21,7 +21,7 @@ from onnxq.errors import InputError, UnsupportedError
 from onnxq.feeds import LABELS
 from onnxq.fitting import describe, fixed_size, is_optional, is_tensor, misfit
 from onnxq.npy_stream import Archive, ArrayHead, open_archive
-from onnxq.plaintext import plain
+from onnxq.plaintext import dtype_text, plain
 from onnxq.runtime import InputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -151,7 +151,7 @@ def _check_fit(
     if size is not None:
         fed = (size, *head.shape[1:])
     if misfit(spec, head.dtype, fed):
-        found = f"{head.dtype.name} {list(head.shape)}{', a feed in each row' * is_row}"
+        found = f"{dtype_text(head.dtype)} {list(head.shape)}{', a feed in each row' * is_row}"
         raise InputError(
             f"{where}: input {plain(spec.name)!r}: found {found}, expected {describe(spec)}"
         )
@@ -214,7 +214,7 @@ def _rank_error(archive: Archive, spec: InputSpec, *, is_carried: bool) -> Input
     else:
         expected = f"expected rank {rank} (a sample in each row) or {rank + 1} (a feed in each row)"
     return InputError(
-        f"{archive.where}: input {plain(spec.name)!r}: found {head.dtype.name} "
+        f"{archive.where}: input {plain(spec.name)!r}: found {dtype_text(head.dtype)} "
         f"{list(head.shape)} for {describe(spec)}; {expected}"
     )
 

@@ -6,6 +6,8 @@ they could move the cursor or hide what happened.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def plain(text: str) -> str:
     r"""Return text with its control and other unprintable characters escaped.
@@ -23,3 +25,8 @@ def one_line(text: str) -> str:
     'two lines'
     """
     return plain(" ".join(text.split()))
+
+
+def dtype_text(dtype: Any) -> str:
+    """Return the name of a numpy dtype; strings of any length are "text"."""
+    return "text" if dtype.kind in "US" else str(dtype.name)

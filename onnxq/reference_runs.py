@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from onnxq import runtime
 from onnxq.batches import Batch, Dataset
-from onnxq.checks import FedInput
+from onnxq.checks import FedInput, fed_inputs
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.measurements import DataUsed
 from onnxq.runtime import InputSpec, OutputSpec, Session
@@ -188,19 +189,22 @@ class ReferenceRuns:
     def _walk(self, session: Session, look: Look | None) -> None:
         state = Carried(session, self.carry)
         self._batches = self._samples = 0
+        constants: dict[str, int] = {}
         self._store.clear()
         for batch in self.dataset.batches():
             outputs, feeds = _run(session, state, batch)
             if not self._batches:
-                self._inputs = _fed(feeds)
+                self._inputs = fed_inputs(feeds, {})
                 if look is not None:
                     look(batch, feeds, outputs)
+            constants = {**batch.constants, **constants}
             self._store.append(outputs)
             self._batches += 1
             self._samples += batch.samples
         if not self._batches:
             where = self.dataset.path or f"{self.dataset.kind} data"
             raise InputError(f"{where}: holds no samples, expected at least one")
+        self._inputs = tuple(replace(fed, constant=constants.get(fed.name)) for fed in self._inputs)
 
     def runs(self) -> Iterator[tuple[Batch, Outputs]]:
         """Yield every batch with the reference's outputs for it.
@@ -302,14 +306,6 @@ def _run(session: Session, state: Carried, batch: Batch) -> tuple[Outputs, Mappi
         raise type(err)(f"{batch.where}: {err}") from err
     state.keep(outputs)
     return outputs, feeds
-
-
-def _fed(feeds: Mapping[str, Any]) -> tuple[FedInput, ...]:
-    arrays = {name: np.asarray(value) for name, value in feeds.items()}
-    return tuple(
-        FedInput(name=name, dtype=str(array.dtype), shape=tuple(array.shape))
-        for name, array in arrays.items()
-    )
 
 
 def _open_sizes(inputs: tuple[InputSpec, ...], feeds: Mapping[str, Array]) -> dict[Any, int]:

@@ -247,3 +247,11 @@ def test_damaged_json_is_an_input_error_with_the_place() -> None:
     data["outputs"][0]["cosine"] = "one"
     with pytest.raises(InputError, match=r"record\.outputs\[0\]\.cosine: found 'one'"):
         record_json.from_json(Check, data)
+
+
+def test_inputs_that_are_constant_are_told() -> None:
+    gather = "g (int64[9] i) => (float[9] y) <float[1] w = {7.0}> { y = Gather<axis = 0>(w, i) }"
+    model = from_text(gather)
+    found = compare(model, model)
+    assert [fed.constant for fed in found.inputs] == [0]
+    assert found.notes == ("input 'i' was fed with zeros: no random value ran",)

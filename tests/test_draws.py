@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from onnxq import draws, runtime
 from onnxq.draws import Recipe
-from onnxq.errors import InputError, OptionError, UnsupportedError
+from onnxq.errors import InputError, OnnxqError, OptionError, UnsupportedError
 from tests.tiny_models import from_text, scaled
 
 REFLECT = from_text(
@@ -121,6 +121,28 @@ def test_the_retry_stays_within_the_range() -> None:
     )
     feeds, _ = draws.run_random(runtime.open_session(model), 0, 0, Recipe(ranges={"i": (3, 1000)}))
     assert feeds["i"].tolist() == [3, 3, 3, 3]
+
+
+SIX_ROWS = from_text(
+    "g (int64[4] i) => (float[4] y) <float[6] w = {0.0, 0.0, 0.0, 7.0, 0.0, 0.0}>"
+    "{ y = Gather<axis = 0>(w, i) }"
+)
+
+
+@pytest.mark.parametrize("limits", [(0, 1000), (3, 1000)])
+def test_a_range_that_was_asked_for_is_drawn_or_fails(limits: tuple[int, int]) -> None:
+    recipe = Recipe(ranges={"i": limits}, kept=frozenset({"i"}))
+    with pytest.raises(OnnxqError, match="indices element out of data bounds"):
+        draws.accepted(runtime.open_session(SIX_ROWS), 0, 0, recipe)
+
+
+@pytest.mark.parametrize(("limits", "value"), [((0, 1000), 0), ((3, 1000), 3)])
+def test_what_was_fed_in_the_place_of_random_values_is_known(
+    limits: tuple[int, int], value: int
+) -> None:
+    session = runtime.open_session(SIX_ROWS)
+    assert draws.accepted(session, 0, 0, Recipe(ranges={"i": limits})).constants == {"i": value}
+    assert draws.accepted(session, 0, 0, Recipe(ranges={"i": (0, 6)})).constants == {}
 
 
 @pytest.mark.parametrize(

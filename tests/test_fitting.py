@@ -50,3 +50,8 @@ def test_other_types_are_known() -> None:
     assert not is_tensor(optional)
     assert is_tensor(spec("float32"))
     assert not is_tensor(spec("seq(tensor(float))"))
+
+
+def test_text_of_any_length_is_text() -> None:
+    spec = InputSpec(name="x", dtype="float32", shape=(2,))
+    assert str(misfit(spec, np.dtype("<U21"), (2,))).startswith("found text [2]")

@@ -8,7 +8,8 @@ import pytest
 from onnxq import metrics, runtime
 from onnxq.batches import DataOptions
 from onnxq.dataset import open_dataset
-from onnxq.drawn_data import GivenData
+from onnxq.drawn_data import GivenData, RandomData
+from onnxq.draws import Recipe
 from onnxq.errors import InputError, UnsupportedError
 from onnxq.evaluation import evaluate
 from onnxq.reference_runs import Carried, ReferenceRuns, _Store
@@ -124,3 +125,12 @@ def test_outputs_of_any_type_come_back() -> None:
     assert (found["a"], found["b"].tolist()) == (outputs["a"], ["x"])
     assert np.isnan(found["c"]).all()
     store.close()
+
+
+def test_random_inputs_that_are_constant_are_told() -> None:
+    model = from_text(
+        "g (int64[4] i) => (float[4] y) <float[1] w = {7.0}> { y = Gather<axis = 0>(w, i) }"
+    )
+    data = RandomData(runtime.open_session(model), samples=3, recipe=Recipe(ranges={"i": (0, 9)}))
+    with ReferenceRuns(model, data) as reference:
+        assert [fed.constant for fed in reference.data_used().inputs] == [0]
