@@ -149,8 +149,8 @@ def check_recipe(session: Session, recipe: Recipe) -> None:
                 f"--dim {name}: {session.where} has no open dimension of this name; "
                 f"its named dimensions are {', '.join(dims) or 'none'}"
             )
-        if size < 0:
-            raise OptionError(f"--dim {name}: found {size}, expected a size of at least 0")
+        if size < 1:
+            raise OptionError(f"--dim {name}: found {size}, expected a size of at least 1")
     specs = {spec.name: spec for spec in session.inputs}
     for name, (low, high) in recipe.ranges.items():
         if name not in specs:

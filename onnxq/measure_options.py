@@ -85,7 +85,7 @@ class MeasureOptions:
     def _check_names(self) -> None:
         if not isinstance(self.metrics, tuple) or not all(_is_name(name) for name in self.metrics):
             raise OptionError(f"--metric: found {self.metrics!r}, expected names, none empty")
-        _check_mapping("--dim", self.dims, _is_size, "a size >= 0 for each name")
+        _check_mapping("--dim", self.dims, _is_size, "a size >= 1 for each name")
         _check_mapping("--input", self.ranges, _is_range, "finite bounds low < high for each name")
         _check_mapping("--carry", self.carry, _is_name, "an input for each output")
         twice = sorted({name for name in self.carry.values() if _times(self.carry, name) > 1})
@@ -192,6 +192,8 @@ def parse_dim(text: str) -> tuple[str, int]:
     name, _, size = text.rpartition("=")
     if not name or not size.strip().isdecimal() or len(size) > _MAX_DIGITS:
         raise OptionError(f"--dim: found {text!r}, expected NAME=SIZE such as 'sequence=128'")
+    if int(size) < 1:
+        raise OptionError(f"--dim: found {text!r}, expected a size >= 1")
     return name, int(size)
 
 
@@ -314,7 +316,7 @@ def _is_name(value: object) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_range(value: object) -> bool:

@@ -321,6 +321,7 @@ def test_what_is_no_report_is_an_input_error(
     ("arguments", "message"),
     [
         ("--dim N", "--dim: found 'N', expected NAME=SIZE"),
+        ("--dim N=0", "--dim: found 'N=0', expected a size >= 1"),
         ("--dim N=1 --dim N=2", "--dim: found 'N' twice"),
         ("--input x=1", "--input: found 'x=1', expected NAME=LOW:HIGH"),
         ("--input x=1:1", "--input: found 'x': (1.0, 1.0), expected finite bounds"),

@@ -47,7 +47,8 @@ def test_what_callers_have_becomes_what_the_record_holds() -> None:
         ({"data": "d", "preprocess": ""}, "--preprocess: found ''"),
         ({"metrics": ["top1", ""]}, "--metric: found ('top1', '')"),
         ({"metrics": 3}, "--metric: found 3"),
-        ({"dims": {"N": -1}}, "--dim: found 'N': -1, expected a size >= 0"),
+        ({"dims": {"N": -1}}, "--dim: found 'N': -1, expected a size >= 1"),
+        ({"dims": {"N": 0}}, "--dim: found 'N': 0, expected a size >= 1"),
         ({"dims": {"N": True}}, "--dim: found 'N': True"),
         ({"dims": 3}, "--dim: found 3, expected a mapping"),
         ({"ranges": {"x": (1, 1)}}, "--input: found 'x': (1, 1), expected finite bounds"),
@@ -83,7 +84,7 @@ def test_what_cannot_be_obeyed_is_refused_by_name(
     assert str(caught.value).startswith(message)
 
 
-@given(NAMES, st.integers(min_value=0, max_value=10**17))
+@given(NAMES, st.integers(min_value=1, max_value=10**17))
 def test_a_dim_comes_back_from_its_text(name: str, size: int) -> None:
     assert parse_dim(f"{name}={size}") == (name, size)
 
