@@ -59,7 +59,7 @@ app = typer.Typer(
         "onnxq validate model.onnx small.onnx --data val.npz --max-drop top1=1%\n\n"
         "onnxq sweep model.onnx --data val.npz --html sweep.html\n\n"
         "Exit codes: 0 done, 1 a bug of onnxq, 2 options, 3 input, 4 unsupported, 5 output, "
-        "6 validation failed, 7 budget, 8 missing dependency, 130 interrupted."
+        "6 validation failed, 7 budget, 8 missing dependency, 130 interrupted, 143 terminated."
     ),
 )
 

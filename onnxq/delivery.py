@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -142,16 +144,43 @@ class Delivery:
             self.write_text(self.json, working_points.dumps(report))
 
 
+class _Terminated(KeyboardInterrupt):
+    """Unwind as an interrupt does, so that nothing temporary stays."""
+
+
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """End the process as documented when the body raises."""
+def _terminable() -> Iterator[None]:
+    """Let the signal that asks a process to end raise `_Terminated`, once."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the second one would stop the tidying up
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the process as documented when the body raises, or when it is asked to end."""
+    try:
+        with _terminable():
+            yield
     except typer.Exit:
         raise
     except OnnxqError as err:
         say(f"error: {one_line(str(err))}")
         raise typer.Exit(err.exit_code) from None
+    except _Terminated:
+        say("terminated")
+        raise typer.Exit(143) from None
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(130) from None
