@@ -325,7 +325,7 @@ def validate(
         candidate=second,
         options=chosen,
         gates=limits,
-        inputs=None if inputs is None else load_feeds(inputs, _input_names(first)),
+        inputs=None if inputs is None else load_feeds(inputs),
         progress=progress,
     )
     return measuring.validate(request)
@@ -375,10 +375,6 @@ def sweep(
 
 def _convert_point(source: ModelLike, target: Path, options: Mapping[str, Any]) -> Report:
     return convert(source, target, check=0, **options)
-
-
-def _input_names(document: Document) -> set[str]:
-    return {value.name for value in document.proto.graph.input}
 
 
 def _target(output: str | os.PathLike[str] | None, source: ModelLike, force: bool) -> Path | None:

@@ -184,7 +184,8 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     except BaseException:
         _abandon(prepared.store)
         raise
-    notes = [*_gain_notes(job, prepared, output_bytes), *notes]
+    about = () if checked is None else checked.notes
+    notes = [*_gain_notes(job, prepared, output_bytes), *notes, *about]
     return Outcome(
         document=prepared.document,
         plan=prepared.plan,

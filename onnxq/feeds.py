@@ -26,26 +26,24 @@ LABELS = ("label", "target")
 _NO_ARCHIVE = "is not an .npz file of plain arrays, keyed by input name; numpy.savez writes one"
 
 
-def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any], names: Collection[str]) -> Feeds:
+def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any]) -> Feeds:
     """Return inputs by name, from an `.npz` file or a mapping of arrays.
 
     Args:
-        inputs: the file or the arrays; `label` and `target` are passed over.
-        names: the inputs of the model.
+        inputs: the file or the arrays.
 
     Raises:
         InputError: the file is missing or no `.npz`, or holds pickled objects.
     """
     if isinstance(inputs, Mapping):
-        found = {str(name): np.asarray(values) for name, values in inputs.items()}
-        return _without_labels(found, names)
+        return {str(name): np.asarray(values) for name, values in inputs.items()}
     path = Path(inputs)
     try:
         with path.open("rb") as file:  # np.load leaves a file open that it cannot read
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: {_NO_ARCHIVE}")
-            return _without_labels({name: archive[name] for name in archive.files}, names)
+            return {name: archive[name] for name in archive.files}
     except OSError as err:
         raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
     except (ValueError, zipfile.BadZipFile, EOFError, zlib.error) as err:
@@ -54,5 +52,6 @@ def load_feeds(inputs: str | os.PathLike[str] | Mapping[str, Any], names: Collec
         raise InputError(f"{path}: claims arrays larger than the memory: {err}") from err
 
 
-def _without_labels(found: Feeds, names: Collection[str]) -> Feeds:
+def without_labels(found: Mapping[str, Any], names: Collection[str]) -> Feeds:
+    """Return arrays without `label` and `target`, unless these are among a model's inputs."""
     return {name: found[name] for name in found if name in names or name not in LABELS}

@@ -6,8 +6,9 @@ anything long is done, and the report. What each step does belongs to the module
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from onnxq.checks import Check
 from onnxq.drawn_data import GivenData
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.evaluation import Evaluation, evaluate
+from onnxq.feeds import without_labels
 from onnxq.gates import Gates
 from onnxq.graphs import Document
 from onnxq.measure_options import MeasureOptions
@@ -37,7 +39,7 @@ from onnxq.reference_runs import Carried, ReferenceRuns
 from onnxq.report import FileSize, ValidateReport
 from onnxq.runtime import Session
 from onnxq.session_settings import SessionSettings
-from onnxq.watched_data import FirstSamples, Progress, Told, WatchedData
+from onnxq.watched_data import FirstSamples, NotedData, Progress, Told, WatchedData
 
 LAYER_SAMPLES = 32
 """Samples on which single tensors are tried, or those of the first batch if they are more."""
@@ -52,7 +54,8 @@ class ValidateRequest:
         candidate: The model to judge.
         options: What to measure on, and how.
         gates: What the candidate must keep.
-        inputs: Inputs of a single run, as they are, in the place of data.
+        inputs: Inputs of a single run, as they are, in the place of data; labels and targets among
+            them are not used.
         progress: Called with a MeasureEvent for each batch and tensor.
     """
 
@@ -161,12 +164,14 @@ def _measured(request: ValidateRequest) -> _Found:
         if request.inputs is not None or options.data is not None:
             raise
         return _Found(evaluation=_skipped(str(err), options.samples))
-    watched = WatchedData(setup.data, setup.told, options.limit)
+    noted = NotedData(setup.data, options.limit)
+    watched = WatchedData(noted, setup.told, options.limit)
     with ReferenceRuns(source, watched, setup.settings, carry=options.carry) as reference:
         own = replace(setup.settings, is_packed=options.is_packed)
         evaluation = evaluate(reference, candidate, setup.metrics, own)
     if evaluation.check.status == "skipped":
         return _Found(evaluation=evaluation, notes=setup.notes)
+    notes = (*setup.notes, *evaluation.check.notes, *noted.notes)
     performance = None
     if options.performance:
         setup.told.stage("timing")
@@ -180,7 +185,7 @@ def _measured(request: ValidateRequest) -> _Found:
         )
     # Comes last, since it exchanges tensors in the reference.
     layers = _layers(request, setup) if options.layers else ()
-    return _Found(evaluation=evaluation, performance=performance, layers=layers, notes=setup.notes)
+    return _Found(evaluation=evaluation, performance=performance, layers=layers, notes=notes)
 
 
 def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
@@ -192,7 +197,8 @@ def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
     if request.inputs is None:
         data = measure_setup.open_data(request.reference, session, options)
     else:
-        data = GivenData([request.inputs])
+        given = [spec.name for spec in session.inputs]
+        data = GivenData([without_labels(request.inputs, given)])
     names = options.metrics or metrics.default_names(session.output_specs, data.truths)
     chosen = metrics.resolve(names)
     gates.check_drops(request.gates, chosen)
@@ -203,7 +209,7 @@ def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
         samples=first.samples,
         settings=settings,
         metrics=chosen,
-        notes=_notes(session, options),
+        notes=tuple(_notes(session, request)),
         told=Told(request.progress),
     )
 
@@ -214,10 +220,18 @@ def _first_batch(data: Dataset) -> Batch:
     raise InputError(f"{data.path or data.kind}: holds no samples, expected at least one")
 
 
-def _notes(session: Session, options: MeasureOptions) -> tuple[str, ...]:
-    if options.provider != "auto":
-        return ()
-    return (f"the models ran on {session.provider.removesuffix('ExecutionProvider')}",)
+def _notes(session: Session, request: ValidateRequest) -> Iterator[str]:
+    """Yield what a user should know before anything is run."""
+    first, second = request.reference.path, request.candidate.path
+    if first is not None and second is not None and os.path.samefile(first, second):
+        yield "REF and CANDIDATE are the same file"
+    if request.options.provider == "auto":
+        yield f"the models ran on {session.provider.removesuffix('ExecutionProvider')}"
+    given = request.inputs or {}
+    used = without_labels(given, [spec.name for spec in session.inputs])
+    for name in given:
+        if name not in used:
+            yield f"{name!r} of --inputs is not used: labels and targets belong to --data"
 
 
 def _skipped(reason: str, samples: int) -> Evaluation:

@@ -66,9 +66,13 @@ def like(source: ModelLike, proto: onnx.ModelProto) -> Any:
 def runnable(document: Document) -> Path | bytes:
     """Return what onnxruntime can open of a model: its file, or the bytes of one in memory.
 
+    The file has the name that the caller used, as messages should, while that leads to it.
+
     Raises:
         OutputError: it is in memory, and larger than protobuf can write.
     """
+    if document.path is not None and Path(document.label).absolute() == document.path:
+        return Path(document.label)
     return document.path or files.serialize(document.proto, document.label)
 
 

@@ -297,11 +297,14 @@ class _Work:
         return next(entry.data for entry in map(self._journal.get, wanted) if entry is not None)
 
     def notes(self, wanted: Mapping[str, GridPoint]) -> Iterator[str]:
-        """Yield why nothing is known of the outputs, if nothing is."""
+        """Yield why nothing is known of the outputs, or what is odd of the inputs."""
         for entry in filter(None, map(self._journal.get, wanted)):
             check = entry.point.check
             if check is not None and check.status == "skipped":
                 yield f"outputs not compared: {check.reason}"
+                return
+            if check is not None and check.notes:
+                yield from check.notes
                 return
 
     def point(self, key: str, point: GridPoint) -> WorkingPoint:

@@ -1,12 +1,15 @@
 """Data sets seen through: the first samples of one, and one whose walk is told of.
 
-Owns the counting of samples and tensors for a progress bar. Batches pass as they are.
+Owns the counting of samples and tensors for a progress bar, and what is noted of odd values.
+Batches pass as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from onnxq.batches import Batch, Dataset, Kind
 
@@ -111,6 +114,51 @@ class WatchedData(_Seen):
             done += batch.samples
             event = MeasureEvent(stage=stage, subject=batch.where, done=done, total=self._total)
             self._told.tell(event)
+
+
+class NotedData(_Seen):
+    """Note what is odd about data when they are walked for the first time.
+
+    Args:
+        data: The data.
+        limit: Most samples that the data will give, as a caller asked for; None for all.
+    """
+
+    def __init__(self, data: Dataset, limit: int | None = None) -> None:
+        super().__init__(data)
+        self._limit = limit
+        self._is_walked = False
+        self._nan: dict[str, str] = {}
+        self._labels: set[int] = set()
+        self._samples = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every batch."""
+        for batch in self._data.batches():
+            if not self._is_walked:
+                self._look(batch)
+            yield batch
+        self._is_walked = True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know; complete after a walk."""
+        found = [f"input {name!r} holds NaN, first in {where}" for name, where in self._nan.items()]
+        if len(self._labels) == 1 and (self._limit is not None or self._samples > 1):
+            hint = "" if self._limit is None else f"; --limit {self._limit} leaves no other"
+            found.append(f"every sample is of class {min(self._labels)}{hint}")
+        return tuple(found)
+
+    def _look(self, batch: Batch) -> None:
+        for name, value in batch.feeds.items():
+            array = np.asarray(value)
+            is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+            if name not in self._nan and is_float and np.isnan(array).any():
+                self._nan[name] = batch.where
+        label = np.asarray(batch.truth.get("label", ()))
+        self._samples += batch.samples
+        if label.dtype.kind in "iu" and label.size == batch.samples:
+            self._labels.update(label.reshape(-1).tolist())
 
 
 class FirstSamples(_Seen):

@@ -9,37 +9,35 @@ import numpy as np
 import pytest
 
 from onnxq.errors import InputError
-from onnxq.feeds import load_feeds
+from onnxq.feeds import load_feeds, without_labels
 
 
 def test_archive_gives_its_arrays_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, image=np.arange(6.0).reshape(2, 3), ids=np.array([1, 2]))
     for source in (path, str(path)):
-        feeds = load_feeds(source, {"image", "ids"})
+        feeds = load_feeds(source)
         assert list(feeds) == ["image", "ids"]
         assert feeds["image"].tolist() == [[0, 1, 2], [3, 4, 5]]
         assert feeds["ids"].dtype == np.int64
 
 
 def test_mapping_gives_arrays() -> None:
-    feeds = load_feeds({"x": [1.0, 2.0], "n": 3}, {"x", "n"})
+    feeds = load_feeds({"x": [1.0, 2.0], "n": 3})
     assert feeds["x"].tolist() == [1.0, 2.0]
     assert feeds["n"].shape == ()
 
 
-def test_labels_are_passed_over_unless_they_are_inputs(tmp_path: Path) -> None:
+def test_labels_are_passed_over_unless_they_are_inputs() -> None:
     given = {"x": np.zeros(1), "label": np.ones(1), "target": np.ones(2), "other": np.ones(3)}
-    assert list(load_feeds(given, {"x"})) == ["x", "other"]
-    assert list(load_feeds(given, {"x", "label"})) == ["x", "label", "other"]
-    path = tmp_path / "x.npz"
-    np.savez(path, **given)
-    assert list(load_feeds(path, {"x"})) == ["x", "other"]
+    assert list(load_feeds(given)) == list(given)
+    assert list(without_labels(given, {"x"})) == ["x", "other"]
+    assert list(without_labels(given, {"x", "label"})) == ["x", "label", "other"]
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.npz: cannot be read: No such file"):
-        load_feeds(tmp_path / "none.npz", ())
+        load_feeds(tmp_path / "none.npz")
 
 
 def pickled() -> bytes:
@@ -92,9 +90,9 @@ def test_what_is_no_archive_of_plain_arrays_is_refused(tmp_path: Path, content: 
     path = tmp_path / "x.npz"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"x\.npz: (is not an \.npz file of plain arrays|claims)"):
-        load_feeds(path, ())
+        load_feeds(path)
 
 
 def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        load_feeds(tmp_path, ())
+        load_feeds(tmp_path)

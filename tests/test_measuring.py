@@ -269,3 +269,28 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingDependencyError, match=r"onnxq\[metrics\]"):
         validate("missing.onnx", "missing.onnx", metrics="f1")
+
+
+def test_the_same_file_twice_is_noted(small: ModelProto) -> None:
+    note = "REF and CANDIDATE are the same file"
+    assert validate(DIGITS, DIGITS).notes == (note,)
+    assert validate(DIGITS, small).notes == ()
+
+
+def test_labels_beside_given_inputs_are_noted() -> None:
+    given = {"x": np.zeros((1, 3), np.float32), "label": np.array([1])}
+    found = validate(model(scaled(1)), model(scaled(2)), inputs=given)
+    assert found.notes == ("'label' of --inputs is not used: labels and targets belong to --data",)
+
+
+def test_nan_and_constant_inputs_are_noted() -> None:
+    given = {"x": np.full((1, 3), np.nan, np.float32)}
+    assert validate(model(scaled(1)), model(scaled(1)), inputs=given).notes == (
+        "input 'x' holds NaN, first in the given inputs",
+    )
+    gather = "g (int64[9] i) => (float[9] y) <float[1] w = {7.0}> {"
+    rows = model(from_text(gather + "j = Abs(i) k = Neg(j) l = Neg(k) y = Gather(w, l) }"))
+    assert validate(rows, rows).notes == ("input 'i' was fed with zeros: no random value ran",)
+    asked = validate(rows, rows, ranges={"i": (0, 500)})
+    assert not asked.passed
+    assert "indices element out of data bounds" in asked.failures[0]

@@ -42,3 +42,14 @@ def test_a_model_comes_back_as_the_kind_it_was_given_as() -> None:
 def test_what_is_no_model_is_refused_with_what_it_is(source: object) -> None:
     with pytest.raises(InputError, match=f"found {type(source).__name__}, expected a path"):
         sources.open_model(source)
+
+
+def test_a_file_runs_under_the_name_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(scaled(1))
+    monkeypatch.chdir(tmp_path)
+    document = sources.open_model("m.onnx")
+    assert sources.runnable(document) == Path("m.onnx")
+    monkeypatch.chdir("/")
+    assert sources.runnable(document) == tmp_path / "m.onnx"

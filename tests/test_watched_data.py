@@ -1,10 +1,14 @@
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxq.batches import Batch
 from onnxq.drawn_data import GivenData
-from onnxq.watched_data import FirstSamples, MeasureEvent, Told, WatchedData
+from onnxq.watched_data import FirstSamples, MeasureEvent, NotedData, Told, WatchedData
 
 
 def data(*samples: int) -> GivenData:
@@ -51,3 +55,35 @@ def test_the_data_are_described_as_they_are() -> None:
     for seen in (WatchedData(inner, Told(None)), FirstSamples(inner, 1)):
         assert (seen.kind, seen.path, seen.truths) == ("inputs", None, ())
         assert (seen.available, seen.classes) == (4, None)
+
+
+def labelled(*labels: int) -> GivenData:
+    class Labelled(GivenData):
+        def batches(self) -> Iterator[Batch]:
+            for batch, label in zip(super().batches(), labels, strict=True):
+                yield replace(batch, truth={"label": np.array([label] * batch.samples)})
+
+    return Labelled([{"x": np.zeros((2, 3), np.float32)} for _ in labels])
+
+
+@pytest.mark.parametrize(
+    ("labels", "limit", "notes"),
+    [
+        ((3, 3), None, ("every sample is of class 3",)),
+        ((3, 3), 4, ("every sample is of class 3; --limit 4 leaves no other",)),
+        ((3, 4), 4, ()),
+    ],
+)
+def test_samples_of_one_class_are_noted(
+    labels: tuple[int, ...], limit: int | None, notes: tuple[str, ...]
+) -> None:
+    noted = NotedData(labelled(*labels), limit)
+    assert [len(list(noted.batches())) for _ in range(2)] == [2, 2]
+    assert noted.notes == notes
+
+
+def test_nan_in_an_input_is_noted_with_its_place() -> None:
+    feeds = [{"x": np.float32([[value, 0]]), "i": np.array([1])} for value in (0, np.nan, np.nan)]
+    noted = NotedData(GivenData(feeds))
+    list(noted.batches())
+    assert noted.notes == ("input 'x' holds NaN, first in given inputs 1",)
