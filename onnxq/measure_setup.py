@@ -18,7 +18,7 @@ from onnxq.dataset import open_dataset
 from onnxq.drawn_data import RandomData
 from onnxq.draws import Recipe
 from onnxq.errors import InputError, UnsupportedError
-from onnxq.evaluation import Evaluation, evaluate
+from onnxq.evaluation import Evaluation, evaluate, run_reference
 from onnxq.graphs import Document
 from onnxq.measure_options import MeasureOptions
 from onnxq.measurements import DataUsed
@@ -28,7 +28,6 @@ from onnxq.ranges import integer_ranges
 from onnxq.reference_runs import ReferenceRuns
 from onnxq.runtime import Session
 from onnxq.session_settings import SessionSettings
-from onnxq.tallies import check_metrics
 
 Measure = Callable[[Path], Evaluation]
 """Measure a candidate, from any thread; the reference is run once for all of them."""
@@ -48,20 +47,18 @@ def open_measure(document: Document, options: MeasureOptions) -> Iterator[Measur
             work.
         MissingDependencyError: the data or a metric need a package that is not installed.
     """
-    chosen = metrics.resolve(options.metrics)
+    metrics.resolve(options.metrics)
     settings = session_settings(options, is_packed=False)
     runtime.prepare(settings)
     try:
-        reference = open_reference(document, options, settings)
+        reference, chosen = open_reference(document, options, settings)
     except (InputError, UnsupportedError) as err:
-        if options.data is not None or chosen:
+        if options.data is not None or options.metrics:
             raise
         skipped = _skipped(str(err))
         yield lambda candidate: skipped
         return
     with reference:
-        chosen = chosen or default_metrics(reference)
-        check_metrics(chosen, reference.outputs, reference.dataset.truths)
         own = session_settings(options, is_packed=options.is_packed)
         yield lambda candidate: evaluate(reference, candidate, chosen, own)
 
@@ -85,8 +82,10 @@ def used_provider(options: MeasureOptions) -> Literal["cpu", "cuda"]:
 
 def open_reference(
     document: Document, options: MeasureOptions, settings: SessionSettings
-) -> ReferenceRuns:
-    """Return the reference's outputs on all data; close it when it is no longer needed.
+) -> tuple[ReferenceRuns, tuple[Metric, ...]]:
+    """Return the reference's outputs on all data, and the metrics, which fit them.
+
+    Close the first when it is no longer needed.
 
     Raises:
         OnnxqError: see `open_measure`.
@@ -95,11 +94,13 @@ def open_reference(
     data = open_data(document, runtime.open_session(source, settings), options)
     reference = ReferenceRuns(source, data, settings, carry=options.carry)
     try:
-        reference.fill()
+        reference.open()
+        chosen = metrics.resolve(options.metrics) or default_metrics(reference)
+        run_reference(reference, chosen)
     except BaseException:
         reference.__exit__(None, None, None)
         raise
-    return reference
+    return reference, chosen
 
 
 def open_data(document: Document, session: Session, options: MeasureOptions) -> Dataset:

@@ -165,3 +165,18 @@ def test_cuda_that_does_not_work_is_no_reason_to_skip(reference: Path) -> None:
         open_measure(model.load(reference), options),
     ):
         pass
+
+
+def test_data_that_do_not_fit_a_metric_show_before_any_candidate(
+    reference: Path, tmp_path: Path
+) -> None:
+    (spec,) = runtime.open_session(reference).inputs
+    feeds = np.ones((4, *(size for size in spec.shape[1:] if isinstance(size, int))), np.float32)
+    path = tmp_path / "floats.npz"
+    np.savez(path, **{spec.name: feeds}, label=np.zeros(4, np.float32))
+    options = MeasureOptions(data=path, metrics=("top1",))
+    with (
+        pytest.raises(InputError, match=r"metric top1: .*label: found float32"),
+        open_measure(model.load(reference), options),
+    ):
+        pytest.fail("nothing can be measured")
