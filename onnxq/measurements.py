@@ -41,7 +41,7 @@ class MetricRow:
         candidate: The candidate's figure.
         difference: Candidate minus reference, over paired samples.
         relative_change: (reference - candidate) / candidate, as the publication has it.
-        is_within_noise: Whether the interval of the difference holds 0.
+        is_within_noise: Whether the interval of the difference holds 0, or the difference is 0.
         is_equal: Whether all that was compared is equal (an infinite ratio, for one).
         detail: What else must be known, such as the peak of a PSNR.
     """
