@@ -40,8 +40,11 @@ class OutputDifference:
 
     `snr_db` is None where the outputs are equal (an infinite ratio) and -inf where no ratio exists:
     noise without signal, or a `mismatch`, which says what cannot be compared (shape, dtype, NaN or
-    infinity in other places). NaN in the same places count as equal. `max_abs` and `cosine` are
-    None where they are not defined. JSON has null for both infinities; `is_equal` tells them apart.
+    infinity in other places). NaN in the same places do not count. `max_abs` and `cosine` are None
+    where they are not defined. JSON has null for both infinities; `is_equal` tells them apart.
+
+    `undefined` says why nothing is known although nothing differs: no element is finite, or there
+    is none. Such an output is not equal, and its ratio is -inf.
     """
 
     name: str
@@ -50,6 +53,7 @@ class OutputDifference:
     cosine: float | None
     is_equal: bool
     mismatch: str | None = None
+    undefined: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
@@ -95,13 +99,21 @@ class Check:
 
     @property
     def is_equal(self) -> bool:
-        """Whether every output is known to be equal."""
-        return self.status == "ok" and all(output.is_equal for output in self.outputs)
+        """Whether all that was compared is equal, and something was."""
+        compared = self._compared()
+        return (
+            self.status == "ok"
+            and bool(compared or not self.outputs)
+            and all(output.is_equal for output in compared)
+        )
 
     @property
     def worst_snr_db(self) -> float | None:
         """The least ratio of all outputs; None where all are equal or nothing was compared."""
-        return min((o.snr_db for o in self.outputs if o.snr_db is not None), default=None)
+        return min((o.snr_db for o in self._compared() if o.snr_db is not None), default=None)
+
+    def _compared(self) -> list[OutputDifference]:
+        return [output for output in self.outputs if output.undefined is None]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -141,6 +153,9 @@ class OutputSums:
     max_abs: float = 0.0
     is_equal: bool = True
     is_text_equal: bool = True
+    compared: int = 0
+    has_nan: bool = False
+    has_infinity: bool = False
     mismatch: str | None = None
 
     def add(self, reference: Any, candidate: Any) -> None:
@@ -154,6 +169,7 @@ class OutputSums:
 
     def _add_array(self, left: np.ndarray, right: np.ndarray) -> None:
         if left.dtype.kind in "OUS" and right.dtype.kind in "OUS":
+            self.compared += left.size
             if left.shape != right.shape or not np.array_equal(left, right):
                 self.is_equal = self.is_text_equal = False
         elif left.dtype != right.dtype:
@@ -179,6 +195,9 @@ class OutputSums:
         if not (finite | same).all():
             self._fail("NaN or infinity in other places")
             return
+        self.compared += int(finite.sum())
+        self.has_nan = self.has_nan or bool(np.isnan(left).any())
+        self.has_infinity = self.has_infinity or bool(np.isinf(left).any())
         wide = np.complex128 if left.dtype.kind == "c" else np.float64
         left, right = left[finite].astype(wide), right[finite].astype(wide)
         with np.errstate(all="ignore"):
@@ -204,6 +223,15 @@ class OutputSums:
                 is_equal=False,
                 mismatch=self.mismatch,
             )
+        if self.is_equal and not self.compared:
+            return OutputDifference(
+                name=name,
+                snr_db=-math.inf,
+                max_abs=None,
+                cosine=None,
+                is_equal=False,
+                undefined=self._nothing(),
+            )
         norms = math.sqrt(self.signal) * math.sqrt(self.other)
         is_defined = 0 < norms < math.inf and math.isfinite(self.product)
         return OutputDifference(
@@ -213,6 +241,13 @@ class OutputSums:
             cosine=max(-1.0, min(1.0, self.product / norms)) if is_defined else None,
             is_equal=self.is_equal,
         )
+
+    def _nothing(self) -> str:
+        kinds = [("NaN", self.has_nan), ("infinity", self.has_infinity)]
+        found = " and ".join(kind for kind, is_there in kinds if is_there)
+        if found:
+            return f"no finite value to compare: both models gave only {found}"
+        return "no value to compare: both models gave nothing"
 
     def _decibels(self) -> float:
         if not self.is_text_equal:

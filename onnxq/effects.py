@@ -130,7 +130,7 @@ def _row(reference: Document, change: _Change, runs: ReferenceRuns) -> LayerRow 
     values = change.values()
     own = _difference(model.read(reference, weight), values, weight.name)
     worst = None
-    if not own.is_equal:
+    if not (own.is_equal or own.undefined):
         with _exchanged(reference, weight, values):
             worst = _worst(_serialized(reference), runs)
     elif change.bit_width is None:
@@ -157,7 +157,7 @@ def _difference(values: tensors.Array, decoded: tensors.Array, name: str) -> Out
 def _worst(exchanged: bytes, runs: ReferenceRuns) -> OutputDifference | None:
     """Return the output that differs most; None where all are equal."""
     outputs = evaluate(runs, exchanged, ()).check.outputs
-    noisy = [output for output in outputs if output.snr_db is not None]
+    noisy = [o for o in outputs if o.snr_db is not None and o.undefined is None]
     return min(noisy, key=lambda output: output.snr_db or 0.0, default=None)
 
 

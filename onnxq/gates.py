@@ -251,6 +251,8 @@ def _snr_rows(limit: float | None, check: Check) -> Iterator[GateRow]:
 def _ratio_text(output: OutputDifference) -> str:
     if output.mismatch is not None:
         return f"cannot be compared ({output.mismatch})"
+    if output.undefined is not None:
+        return f"has {output.undefined}"
     if output.snr_db is None:
         return "is equal"
     return f"has {output.snr_db:.2f} dB" if math.isfinite(output.snr_db) else "has no signal"

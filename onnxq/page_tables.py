@@ -154,7 +154,7 @@ def outputs_table(report: ValidateReport) -> Table:
                 else number(finite(output.snr_db), 2),
                 number(output.max_abs),
                 number(output.cosine, 6),
-                _words(output.mismatch or ("equal" if output.is_equal else "")),
+                _words(output.mismatch or output.undefined or ("equal" if output.is_equal else "")),
             )
             for output in report.check.outputs
         ),

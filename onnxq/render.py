@@ -128,11 +128,14 @@ class _Page:
         for output in check.outputs:
             if output.mismatch is not None:
                 self.line(f"output {output.name!r} is broken: {output.mismatch}", "red")
+            if output.undefined is not None:
+                self.line(f"output {output.name!r}: {output.undefined}", "yellow")
         fed = f"{check.samples} random sample{'' if check.samples == 1 else 's'}"
         if check.is_equal:
             self.line(f"outputs are equal ({fed})", "green")
-        elif check.status == "ok":
-            finite = [output for output in check.outputs if output.snr_db is not None]
+        elif check.status == "ok" and check.worst_snr_db is not None:
+            compared = [output for output in check.outputs if output.undefined is None]
+            finite = [output for output in compared if output.snr_db is not None]
             least = min(finite, key=lambda output: output.snr_db or 0.0)
             which = f", worst of {len(check.outputs)}" if len(check.outputs) > 1 else ""
             ratio = tables.decibels(least.snr_db)
@@ -144,7 +147,10 @@ class _Page:
         """Say where a comparison on random inputs tells nothing of the conversion."""
         check = report.check
         is_lossy = any(row.snr_db is not None for row in report.tensors)
-        if check is not None and is_lossy and (check.is_equal or _is_drowned(check)):
+        if check is None:
+            return
+        is_unknown = any(output.undefined is not None for output in check.outputs)
+        if is_unknown or (is_lossy and (check.is_equal or _is_drowned(check))):
             self.line(
                 "these random inputs do not exercise the weights; validate with --data", "yellow"
             )
@@ -274,7 +280,7 @@ def _is_decoded(report: InspectReport) -> bool:
 
 def _is_drowned(check: Check) -> bool:
     """Tell whether an output has more noise than signal."""
-    ratios = [output.snr_db for output in check.outputs if output.mismatch is None]
+    ratios = [o.snr_db for o in check.outputs if o.mismatch is None and o.undefined is None]
     return any(ratio is not None and ratio < 0 for ratio in ratios)
 
 

@@ -181,7 +181,11 @@ def output_table(
             "equal" if output.is_equal else decibels(output.snr_db),
             "-" if output.max_abs is None else f"{output.max_abs:.3g}",
             "-" if output.cosine is None else f"{output.cosine:.6f}",
-            Text("failed", "red") if output.name in failed else passed,
+            Text("failed", "red")
+            if output.name in failed
+            else passed
+            if output.undefined is None
+            else Text("nothing to compare", "yellow"),
         )
     return table
 

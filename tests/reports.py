@@ -123,6 +123,21 @@ FAILED_CHECK = Check(
     ),
 )
 
+UNDEFINED_CHECK = Check(
+    status="ok",
+    samples=1,
+    outputs=(
+        OutputDifference(
+            name="y",
+            snr_db=-math.inf,
+            max_abs=None,
+            cosine=None,
+            is_equal=False,
+            undefined="no finite value to compare: both models gave only NaN",
+        ),
+    ),
+)
+
 LEDGER = Ledger(indices=680, codebooks=264, added_graph=900, kept_weights=144, original_graph=512)
 
 CONVERTED = Report(

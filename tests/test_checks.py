@@ -100,10 +100,41 @@ def test_loads_of_a_few_milliseconds_have_no_ratio(monkeypatch: pytest.MonkeyPat
 
 def test_nan_and_infinity_in_the_same_places_are_equal() -> None:
     model = from_text(
-        "g (float[1] x) => (float[3] y) <float[3] n = {0.0, 1.0, -1.0}, float z = {0.0}>"
-        "{ y = Div(n, z) }"
+        "g (float[1] x) => (float[4] y) <float[4] n = {0.0, 1.0, -1.0, 1.0},"
+        "float[4] z = {0.0, 0.0, 0.0, 1.0}> { y = Div(n, z) }"
     )
     assert only(compare(model, model)).is_equal
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ("{0.0, 0.0}", "no finite value to compare: both models gave only NaN"),
+        ("{1.0, -1.0}", "no finite value to compare: both models gave only infinity"),
+        ("{0.0, 1.0}", "no finite value to compare: both models gave only NaN and infinity"),
+    ],
+)
+def test_where_nothing_is_finite_nothing_is_known(values: str, why: str) -> None:
+    model = from_text(
+        f"g (float[1] x) => (float[2] y, float[1] w) <float[2] n = {values}, float z = {{0.0}}>"
+        "{ y = Div(n, z) w = Identity(x) }"
+    )
+    check = compare(model, model)
+    y, w = check.outputs
+    assert (y.undefined, y.is_equal, y.snr_db, y.max_abs) == (why, False, -math.inf, None)
+    assert check.status == "ok"
+    assert check.failing(-1000) == (y,)
+    assert (check.is_equal, check.worst_snr_db, w.undefined) == (True, None, None)
+    alone = dataclasses.replace(check, outputs=(y,))
+    assert (alone.is_equal, alone.worst_snr_db) == (False, None)
+    assert OutputDifference.from_json(y.to_json()) == y
+
+
+def test_of_nothing_nothing_is_known() -> None:
+    model = from_text("g (float[N] x) => (float[N] y) { y = Identity(x) }")
+    (output,) = compare(model, model, feeds=[{"x": np.zeros(0, np.float32)}]).outputs
+    assert output.undefined == "no value to compare: both models gave nothing"
+    assert not output.is_equal
 
 
 def test_nan_in_another_place_fails() -> None:

@@ -54,6 +54,16 @@ def test_a_broken_output_has_no_ratio() -> None:
     assert "cannot be compared (shape [3] instead of [2])" in broken.message
 
 
+def test_where_nothing_was_compared_no_gate_is_passed() -> None:
+    (failed,) = judged(Gates(min_snr=-100), check=reports.UNDEFINED_CHECK)
+    assert (failed.passed, failed.found) == (False, None)
+    assert failed.message == (
+        "output 'y' has no finite value to compare: both models gave only NaN, expected at least "
+        "-100 dB"
+    )
+    assert gates.failures(reports.UNDEFINED_CHECK, ()) == ()
+
+
 def test_what_could_not_be_run_passes_no_gate() -> None:
     rows = judged(Gates(min_snr=1, max_drops=(Drop(metric="top1", limit=1),)), check=SKIPPED)
     assert [r.passed for r in rows] == [False, False]

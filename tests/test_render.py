@@ -96,6 +96,15 @@ def test_equal_outputs_are_said_to_be_equal() -> None:
     assert "outputs are equal (2 random samples)" in text_of(made)
 
 
+def test_random_inputs_without_a_finite_output_are_told() -> None:
+    made = dataclasses.replace(reports.CONVERTED, check=reports.UNDEFINED_CHECK)
+    text = text_of(made)
+    assert "output 'y': no finite value to compare: both models gave only NaN" in text
+    assert NOT_EXERCISED in text
+    assert "equal" not in text
+    assert "output SNR" not in text
+
+
 NOT_EXERCISED = "these random inputs do not exercise the weights; validate with --data"
 
 
