@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from onnx import AttributeProto, GraphProto, TensorProto
 
 from onnxq import files, model, recognise, revert, summary, tensors
-from onnxq.checks import OutputDifference, OutputSums
+from onnxq.differences import OutputDifference, OutputSums
 from onnxq.errors import InputError, OutputError, UnsupportedError
 from onnxq.evaluation import evaluate
 from onnxq.graphs import Document

@@ -15,7 +15,8 @@ import numpy as np
 
 from onnxq import checks, runtime
 from onnxq.batches import Batch
-from onnxq.checks import Check, OutputSums
+from onnxq.checks import Check
+from onnxq.differences import OutputSums
 from onnxq.errors import InputError, UnsupportedError, ValidationError
 from onnxq.measurements import DataUsed, MetricRow
 from onnxq.metrics import Metric

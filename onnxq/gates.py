@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from onnxq.checks import Check, OutputDifference
+from onnxq.checks import Check
+from onnxq.differences import OutputDifference
 from onnxq.errors import OptionError
 from onnxq.measurements import GateRow, MetricRow, Performance, finite
 

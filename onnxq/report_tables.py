@@ -15,7 +15,8 @@ from rich.cells import cell_len
 from rich.table import Column, Table
 from rich.text import Text
 
-from onnxq.checks import Check, OutputDifference
+from onnxq.checks import Check
+from onnxq.differences import OutputDifference
 from onnxq.plaintext import plain
 from onnxq.report import Ledger, SkipRow, TensorRow, WeightRow, WidthRow
 

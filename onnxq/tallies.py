@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxq import estimates, sample_rows
-from onnxq.checks import OutputDifference
+from onnxq.differences import OutputDifference
 from onnxq.errors import InputError, OptionError
 from onnxq.measurements import Estimate, MetricRow
 from onnxq.metrics import Metric

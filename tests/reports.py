@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from onnxq.checks import Check, FedInput, OutputDifference
+from onnxq.checks import Check, FedInput
+from onnxq.differences import OutputDifference
 from onnxq.measurements import (
     DataUsed,
     Estimate,

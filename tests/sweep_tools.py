@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxq import api
-from onnxq.checks import Check, OutputDifference
+from onnxq.checks import Check
+from onnxq.differences import OutputDifference
 from onnxq.evaluation import Evaluation
 from onnxq.measure_options import MeasureOptions
 from onnxq.measure_setup import Measure

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from onnxq import record_json, runtime
-from onnxq.checks import Check, OutputDifference, compare
+from onnxq.checks import Check, compare
+from onnxq.differences import OutputDifference
 from onnxq.errors import InputError, ValidationError
 from tests.tiny_models import from_text, scaled
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from onnxq import journal
-from onnxq.checks import Check, OutputDifference
+from onnxq.checks import Check
+from onnxq.differences import OutputDifference
 from onnxq.errors import InputError, OutputError
 from onnxq.journal import Entry, Journal
 from onnxq.measurements import DataUsed, Estimate, MetricRow

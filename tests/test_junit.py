@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq import gates, junit
-from onnxq.checks import Check, OutputDifference
+from onnxq.checks import Check
+from onnxq.differences import OutputDifference
 from onnxq.gates import Gates
 from onnxq.report import ValidateReport
 from tests import reports

@@ -5,7 +5,7 @@ import pytest
 
 from onnxq import metrics
 from onnxq.aggregates import MEAN
-from onnxq.checks import OutputSums
+from onnxq.differences import OutputSums
 from onnxq.errors import InputError
 from onnxq.measurements import MetricRow
 from onnxq.metrics import Metric
