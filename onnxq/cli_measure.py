@@ -148,6 +148,9 @@ def sweep(
     with exit_codes():
         delivery = Delivery(json=json, force=force, quiet=quiet, verbose=verbose)
         outputs = Outputs(delivery=delivery, csv=csv, plot=plot, metric=plot_metric, html=html)
+        from onnxq import textfile
+
+        textfile.check_distinct({"--state": state}, {"MODEL": model, "--data": data})
         outputs.check({"MODEL": model, "--data": data, "--state": state})
         options = mo.measure_values(ctx, values)
         make_measure_options(options)

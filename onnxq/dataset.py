@@ -11,7 +11,7 @@ from pathlib import Path
 from onnxq.batches import DataOptions, Dataset
 from onnxq.errors import InputError, OptionError
 from onnxq.media_data import open_media
-from onnxq.media_files import entries
+from onnxq.media_files import IMAGES, SOUNDS, entries
 from onnxq.npz_data import open_npz
 from onnxq.plaintext import plain
 from onnxq.runtime import InputSpec
@@ -32,6 +32,9 @@ def open_dataset(path: Path, inputs: Sequence[InputSpec], options: DataOptions) 
     if not path.exists():
         raise InputError(f"{where}: no such file or folder")
     if not path.is_dir():
+        for kind, endings in (("an image", IMAGES), ("a sound", SOUNDS)):
+            if path.suffix.lower() in endings:
+                raise InputError(f"{where}: is {kind}, expected a folder of them; give the folder")
         if options.preprocess is not None:
             raise OptionError(
                 f"preprocess: is for folders of images and sounds, found the file {where}; "

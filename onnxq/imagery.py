@@ -63,9 +63,13 @@ def read_image(path: Path, preprocess: ImagePreprocess) -> Array:
         raise InputError(f"{where}: does not fit the memory") from err
     except pillow.UnidentifiedImageError as err:
         known = ", ".join(FORMATS)
-        raise InputError(f"{where}: is no sound image: found none of {known} in it") from err
+        raise InputError(
+            f"{where}: cannot be read as an image: it is damaged, or none of {known}"
+        ) from err
     except Exception as err:  # Pillow's decoders raise whatever damage makes them stumble over
-        raise InputError(f"{where}: is no sound image: {one_line(str(err))[:120]}") from err
+        raise InputError(
+            f"{where}: cannot be read as an image, it is damaged: {one_line(str(err))[:120]}"
+        ) from err
     return _array(pixels, preprocess)
 
 

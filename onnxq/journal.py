@@ -47,6 +47,11 @@ def beside(output: Path) -> Path:
     return output.with_name(output.name + _SUFFIX)
 
 
+def is_state(start: bytes) -> bool:
+    """Tell whether a file that starts so is the state of a sweep."""
+    return start.startswith(_HEADER[: _HEADER.index(b",")])
+
+
 class Journal:
     """Remember finished points, in a file or, without one, in memory; safe for threads.
 
@@ -113,8 +118,8 @@ class Journal:
             return
         if not whole.startswith(_HEADER):
             raise InputError(
-                f"{path}: is no state file of a sweep of this version; remove it, or choose "
-                "another with --state"
+                f"{path}: is no state file of a sweep of this version; choose another file with "
+                "--state"
             )
         self.dropped = len(content) > len(whole)
         for line in whole[len(_HEADER) :].splitlines():

@@ -188,7 +188,10 @@ def _read(path: Path, where: str) -> tuple[int, Array]:
     except OSError as err:
         raise InputError(f"{where}: cannot be read: {err.strerror or err}") from err
     except Exception as err:  # scipy raises whatever damage makes it stumble over
-        raise InputError(f"{where}: is no sound WAV file: {one_line(str(err))[:120]}") from err
+        reason = one_line(str(err))[:120]
+        if not reason or "b'" in reason:  # scipy shows the bytes where it found no head
+            reason = "it does not begin as one"
+        raise InputError(f"{where}: cannot be read as a WAV file: {reason}") from err
 
 
 def _mono(samples: Array, preprocess: AudioPreprocess, where: str) -> Array:

@@ -25,6 +25,7 @@ SOUNDS = (".wav", ".wave")
 PAIR = ("input", "target")
 """Folders of images that belong together, by their names."""
 
+_SHOWN_CLASSES = 12
 _LITTER = ("thumbs.db", "desktop.ini")
 
 
@@ -106,7 +107,8 @@ def labelled(folder: Path, suffixes: Sequence[str], names: Sequence[str], offset
         if path.name not in numbers:
             raise InputError(
                 f"{plain(str(path))}: found a class that is none of the {len(names)} of the "
-                "preprocessing's 'classes'; add it there or move the folder elsewhere"
+                f"preprocessing's 'classes' ({_listed(names)}); add it there or move the folder "
+                "elsewhere"
             )
         label = numbers[path.name] + offset
         files = entries(path, suffixes, "files ending in " + ", ".join(suffixes))
@@ -134,6 +136,11 @@ def paired(folder: Path, suffixes: Sequence[str]) -> tuple[Sample, ...]:
                     f"{plain(str(other[0].parent))}; input and target need the same names"
                 )
     return tuple(Sample(path=a, target=b) for a, b in zip(first, second, strict=True))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(plain, names[:_SHOWN_CLASSES]))
+    return f"{shown}, ..." if len(names) > _SHOWN_CLASSES else shown
 
 
 def _describe(path: Path) -> str:

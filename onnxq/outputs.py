@@ -7,13 +7,14 @@ Whatever is heavy to import is imported inside a function.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxq.delivery import STDOUT, Delivery
-from onnxq.errors import InputError, OptionError
+from onnxq.errors import InputError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from onnxq.report import AnyReport
@@ -41,8 +42,7 @@ class Outputs:
         """
         if self.metric is not None and self.plot is None:
             raise OptionError("--plot-metric is for --plot, which is not given")
-        written = {"--csv": self.csv, "--plot": self.plot, "--html": self.html}
-        self.delivery.check(written, read)
+        self.delivery.check(self._written(), read)
         force = self.delivery.force
         if self.plot is not None:
             from onnxq import plots
@@ -54,13 +54,28 @@ class Outputs:
             page.check_target(self.html, force=force)
 
     def default_state(self) -> Path | None:
-        """Return the state file of a sweep, beside its first output; None where it has none."""
-        from onnxq import journal
+        """Return the state file of a sweep, beside its first output; None where it has none.
 
-        for path in (self.delivery.json, self.csv, self.plot, self.html):
-            if path is not None and path != STDOUT:
+        Raises:
+            OutputError: no file can be made there.
+        """
+        from onnxq import journal, textfile
+
+        options = {"--json": self.delivery.json, **self._written()}
+        for option, path in options.items():
+            if path is not None and path != STDOUT and not textfile.is_stream(path):
+                try:
+                    tempfile.TemporaryFile(dir=path.parent).close()
+                except OSError as err:
+                    raise OutputError(
+                        f"{option} {path}: no file can be made beside it, where finished points "
+                        f"are kept: {err.strerror or err}; choose another folder"
+                    ) from err
                 return journal.beside(path)
         return None
+
+    def _written(self) -> dict[str, Path | None]:
+        return {"--csv": self.csv, "--plot": self.plot, "--html": self.html}
 
     def read(self, path: Path) -> AnyReport | SweepReport:
         """Return the report of an earlier command.
@@ -68,10 +83,16 @@ class Outputs:
         Raises:
             InputError: the file cannot be read, or holds no report.
         """
-        from onnxq import working_points
+        from onnxq import journal, working_points
 
         try:
-            return working_points.load_report(json.loads(path.read_text(encoding="utf-8")))
+            content = path.read_bytes()
+            if journal.is_state(content):
+                raise InputError(
+                    "is the state file of a sweep, expected a report of --json; give the sweep's "
+                    "command again with --json to make one of it"
+                )
+            return working_points.load_report(json.loads(content.decode("utf-8")))
         except OSError as err:
             raise InputError(f"{path}: cannot be read: {err.strerror or err}") from err
         except (ValueError, RecursionError) as err:

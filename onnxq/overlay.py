@@ -105,11 +105,11 @@ def original(report: DrawnReport) -> FileSize:
 
 
 def measures(shown: Sequence[Entry]) -> tuple[Measure, ...]:
-    """Return what can be drawn upwards, those of a task first, then by first appearance.
+    """Return what can be drawn upwards: those of a task, the SNR, others; each by appearance.
 
     The SNR of a single output is that of the worst one, which every check has: they are one.
     """
-    found: dict[str, tuple[bool, Measure]] = {}
+    found: dict[str, tuple[int, Measure]] = {}
     outputs = {row.output for entry in shown for row in entry.point.metrics}
     for entry in shown:
         for row in entry.point.metrics:
@@ -118,10 +118,10 @@ def measures(shown: Sequence[Entry]) -> tuple[Measure, ...]:
                 label=plain(row.label), title=title, better=row.better, unit=plain(row.unit)
             )
             if row.name != SNR or len(_snr_rows(entry)) > 1:
-                found.setdefault(row.label, (row.kind == "fidelity", measure))
+                found.setdefault(row.label, (0 if row.kind == "task" else 2, measure))
     if any(reading(entry, SNR) is not None for entry in shown):
         worst = Measure(label=SNR, title="Output SNR, worst output", better="higher", unit="dB")
-        found[SNR] = (True, worst)
+        found[SNR] = (1, worst)
     return tuple(measure for _, measure in sorted(found.values(), key=lambda item: item[0]))
 
 

@@ -217,5 +217,9 @@ def _yaml(text: str) -> Any:
         ) from err
     try:
         return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as err:
+        mark = err.problem_mark or err.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise ValueError(place + (err.problem or err.context or "")) from err
     except yaml.YAMLError as err:
         raise ValueError(str(err)) from err

@@ -202,8 +202,6 @@ class _Page:
         self._verdict(report)
         sizes = f"{reference.file_bytes:,} -> {candidate.file_bytes:,} bytes"
         self.line(sizes + ("" if candidate.ratio is None else f" ({candidate.ratio:.2f} times)"))
-        if report.performance is None:
-            self._load(check)
         self.table(measured.gate_table(report.gates))
         self.table(measured.metric_table(report.metrics))
         for detail in measured.metric_details(report.metrics):

@@ -24,7 +24,7 @@ def check_distinct(written: Mapping[str, Path | None], read: Mapping[str, Path |
     """
     seen: dict[str, str] = {}
     for option, path in [*read.items(), *written.items()]:
-        if path is None or _is_stream(path):
+        if path is None or is_stream(path):
             continue
         place = os.path.realpath(path)
         if place in seen and option in written and (option, seen[place]) != ("OUT", "IN"):
@@ -39,7 +39,7 @@ def check_target(path: Path, *, force: bool) -> None:
         OutputError: the path is a folder, its folder is missing or cannot be written, or it is a
             file and `force` is false.
     """
-    if not _is_stream(path):
+    if not is_stream(path):
         files.check_output(path, force=force)
 
 
@@ -50,7 +50,7 @@ def save(path: Path, text: str, *, force: bool) -> None:
         OutputError: it may not or cannot be written.
     """
     check_target(path, force=force)
-    if not _is_stream(path):
+    if not is_stream(path):
         try:
             files.write_bytes(Path(os.path.realpath(path)), text.encode("utf-8"))
         except OutputError as err:
@@ -64,5 +64,6 @@ def save(path: Path, text: str, *, force: bool) -> None:
         raise OutputError(f"{path}: cannot be written: {err.strerror or err}") from err
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
+    """Tell whether a path is a device or pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -242,6 +242,7 @@ def test_each_option_of_sweep_reaches_the_api(
         ("--csv a --json a", "--json a: is the same file as that of --csv"),
         ("--csv a.onnx", "--csv a.onnx: is the same file as that of MODEL"),
         ("--csv -", "--csv '-': would be a file"),
+        ("--state a.onnx", "--state a.onnx: is the same file as that of MODEL"),
         ("--grid layout", "--grid: found 'layout'"),
         ("--grid nope=1", "--grid: found 'nope', expected a convert option"),
         ("--limit 3", "--limit is for inputs of --data"),
@@ -270,6 +271,15 @@ def test_a_sweep_writes_what_was_asked_for(api: FakeApi, tmp_path: Path) -> None
     again = run("sweep", "a.onnx", *files)
     assert again.exit_code == OutputError.exit_code
     assert len(api.calls) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_a_place_where_no_state_can_be_kept_is_told_by_the_option(api: FakeApi) -> None:
+    result = run("sweep", "a.onnx", "--csv", "/proc/x.csv")
+    assert result.exit_code == OutputError.exit_code
+    assert "/proc/x.csv: " in result.stderr
+    assert ".sweep" not in result.stderr
+    assert api.calls == []
 
 
 def test_an_interrupted_sweep_says_how_it_continues(api: FakeApi, tmp_path: Path) -> None:
@@ -304,6 +314,7 @@ def test_reports_of_earlier_commands_are_shown(api: FakeApi, tmp_path: Path) -> 
         ("{", "r.json: is no JSON, expected a report of --json"),
         ("[" * 100_000, "r.json: is no JSON, expected a report of --json"),
         ("[]", "r.json: report: found no report of onnxq"),
+        ('{"file": "onnxq sweep state", "version": 1}\n', "r.json: is the state file of a sweep"),
         ('{"command": "sweep", "schema_version": 0}', "r.json: report: found schema version 0"),
     ],
 )
@@ -324,7 +335,7 @@ def test_what_is_no_report_is_an_input_error(
         ("--dim N=0", "--dim: found 'N=0', expected a size >= 1"),
         ("--dim N=1 --dim N=2", "--dim: found 'N' twice"),
         ("--input x=1", "--input: found 'x=1', expected NAME=LOW:HIGH"),
-        ("--input x=1:1", "--input: found 'x': (1.0, 1.0), expected finite bounds"),
+        ("--input x=1:1", "--input: found 'x=1:1', expected finite bounds"),
         ("--carry a", "--carry: found 'a'"),
         ("--session-option a", "--session-option: found 'a'"),
         ("--max-drop top1", "--max-drop: found 'top1', expected METRIC=X"),

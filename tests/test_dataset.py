@@ -10,7 +10,7 @@ import pytest
 from onnxq.batches import DataOptions
 from onnxq.dataset import open_dataset
 from onnxq.errors import InputError, OptionError
-from onnxq.preprocess import PRESETS
+from onnxq.preprocess import PRESETS, Preprocess
 from onnxq.runtime import InputSpec
 
 X = [InputSpec(name="x", dtype="float32", shape=("N", 3))]
@@ -43,6 +43,16 @@ def test_preprocessing_of_a_file_is_refused(tmp_path: Path) -> None:
     options = DataOptions(preprocess=PRESETS["imagenet-tf"])
     with pytest.raises(OptionError, match=r"preprocess: .*found the file .*x\.npz; leave it out"):
         open_dataset(tmp_path / "x.npz", X, options)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("0.JPG", "an image"), ("a.wav", "a sound")])
+@pytest.mark.parametrize("preprocess", [None, PRESETS["imagenet-tf"]])
+def test_the_folder_is_asked_for_where_a_file_of_it_is_given(
+    tmp_path: Path, name: str, kind: str, preprocess: Preprocess | None
+) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"{name}: is {kind}, expected a folder of them"):
+        open_dataset(tmp_path / name, X, DataOptions(preprocess=preprocess))
 
 
 def test_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -283,12 +283,12 @@ def test_other_window() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no sound WAV file"),
-        (b"RIFF", "is no sound WAV file"),
-        (b"ID3" + bytes(100), "is no sound WAV file"),
+        (b"", "cannot be read as a WAV file: it does not begin as one"),
+        (b"RIFF", "cannot be read as a WAV file"),
+        (b"ID3" + bytes(100), "cannot be read as a WAV file: it does not begin as one"),
         (wav_bytes(b""), "is a sound of length 0"),
-        (wav_bytes(bytes(4000))[:-1000], "is no sound WAV file: Reached EOF"),
-        (wav_bytes(bytes(4000))[:30], "is no sound WAV file"),
+        (wav_bytes(bytes(4000))[:-1000], "cannot be read as a WAV file: Reached EOF"),
+        (wav_bytes(bytes(4000))[:30], "cannot be read as a WAV file"),
         (wav_bytes(bytes(4000), channels=0), "x.wav"),
         (wav_bytes(bytes(4000), bits=4), "x.wav"),
         (wav_bytes(np.full(500, np.nan, "<f4").tobytes(), bits=32, is_float=True), "holds NaN"),

@@ -204,7 +204,7 @@ def test_the_input_is_named_where_there_are_several(classes: Path) -> None:
 def test_bad_image_is_named_when_it_comes(classes: Path) -> None:
     (classes / "dog" / "34.png").write_bytes(b"no image")
     data = opened(classes, [spec("N", 3, 4, 6)], IMAGE)
-    with pytest.raises(InputError, match=r"34\.png: is no sound image"):
+    with pytest.raises(InputError, match=r"34\.png: cannot be read as an image"):
         list(data.batches())
 
 

@@ -45,7 +45,7 @@ def test_other_reports_are_refused() -> None:
 
 def test_measures_of_the_task_stand_first() -> None:
     labels = [measure.label for measure in overlay.measures(overlay.entries([digits_sweep()]))]
-    assert labels == ["top1", "top1-agreement", "snr"]
+    assert labels == ["top1", "snr", "top1-agreement"]
 
 
 def test_models_whose_outputs_have_other_names_share_their_measures() -> None:
@@ -95,7 +95,7 @@ def test_the_snr_of_checks_and_of_metrics_is_one_measure() -> None:
     assert overlay.reading(shown[1], "snr").candidate.value == 28.5
     other = dataclasses.replace(row, output="z", candidate=Estimate(value=3.0))
     shown = overlay.entries([dataclasses.replace(validated, metrics=(row, other))])
-    assert [measure.label for measure in overlay.measures(shown)] == ["snr@y", "snr@z", "snr"]
+    assert [measure.label for measure in overlay.measures(shown)] == ["snr", "snr@y", "snr@z"]
     assert overlay.reading(shown[0], "snr") == other
 
 
@@ -104,3 +104,18 @@ def test_names_lose_their_control_characters() -> None:
         reports.CONVERTED, input=FileSize(path="a/\x1b[2J\u202e.onnx", file_bytes=10)
     )
     assert overlay.entries([report])[0].model == "\\x1b[2J\\u202e.onnx"
+
+
+def test_without_a_task_the_snr_is_drawn_whatever_was_measured_first() -> None:
+    cosine = MetricRow(
+        name="cosine",
+        output="y",
+        kind="fidelity",
+        better="higher",
+        samples=9,
+        candidate=Estimate(value=0.9),
+    )
+    snr = dataclasses.replace(cosine, name="snr", unit="dB")
+    for rows in ((snr, cosine), (cosine, snr), (cosine,)):
+        report = dataclasses.replace(reports.VALIDATED, metrics=rows)
+        assert overlay.choose_measure(overlay.entries([report]), None).label == "snr"

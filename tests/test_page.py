@@ -173,7 +173,7 @@ def test_the_data_of_the_charts_is_that_of_the_report() -> None:
         assert sum(entry["ledger"]) == point.file_bytes
         names = [data["texts"][row[0]] for row in entry["tensors"]]
         assert names == [row.name for row in point.tensors]
-    assert list(data["charts"]) == ["top1", "top1-agreement", "snr"]
+    assert list(data["charts"]) == ["top1", "snr", "top1-agreement"]
     assert list(data["charts"]["snr"]) == ["file", "share", "rate", "ce2"]
 
 

@@ -263,3 +263,8 @@ def test_an_snr_that_is_not_known_is_not_called_exact() -> None:
     assert "SNR" not in text_of(made)
     made = dataclasses.replace(made, tensors=(unknown, *reports.TENSORS[1:]))
     assert row_of(text_of(made), "conv[1].weight")[-1] == "?"
+
+
+def test_without_performance_no_load_time_is_told() -> None:
+    text = text_of(dataclasses.replace(reports.VALIDATED, performance=None))
+    assert "load" not in text
