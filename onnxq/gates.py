@@ -281,7 +281,8 @@ def _drop_rows(drop: Drop, metrics: Sequence[MetricRow], check: Check) -> Iterat
 def _drop_row(drop: Drop, row: MetricRow) -> GateRow:
     before, after = _reference(drop, row), finite(row.candidate.value)
     if before is None or after is None:
-        text = "is equal" if row.is_equal else "is undefined"
+        why = f" ({row.detail})" if row.detail else ""
+        text = "is equal" if row.is_equal else f"is undefined{why}"
         found, passed = None, row.is_equal
     else:
         found, passed, text = _fall(drop, row, before, after)

@@ -38,6 +38,13 @@ def is_float(value: object) -> bool:
     return isinstance(value, np.ndarray) and is_numeric(value) and value.dtype.kind not in "iub"
 
 
+def nan_samples(output: Any, samples: int) -> int:
+    """Return the number of samples whose values hold NaN; 0 where the first axis is another."""
+    if not is_float(output) or not output.ndim or len(output) != samples:
+        return 0
+    return int(np.isnan(output.astype(np.float64)).reshape(samples, -1).any(1).sum())
+
+
 def difference_rows(reference: Any, candidate: Any, samples: int) -> Array:
     """Return the columns of `aggregates` for each sample, float64 [rows, 9].
 

@@ -30,6 +30,15 @@ class _Rows:
     reference: list[Array] = field(default_factory=list)
     candidate: list[Array] = field(default_factory=list)
     sequences: list[Array] = field(default_factory=list)
+    nan_samples: tuple[int, int] = (0, 0)
+    """Samples of both models whose scores hold NaN, where rows do not tell."""
+
+    def count_nan(self, step: Step, output: str) -> None:
+        """Take in how many samples of an output hold NaN."""
+        ours, theirs = self.nan_samples
+        ours += sample_rows.nan_samples(step.reference[output], step.samples)
+        theirs += sample_rows.nan_samples(step.candidate[output], step.samples)
+        self.nan_samples = ours, theirs
 
     def joined(self) -> tuple[Array, Array, Array | None]:
         """Return all rows; sequences are None where samples are independent."""
@@ -94,6 +103,8 @@ class Tally:
                 raise InputError(f"{self._where(step)}: output {output!r} {err}") from err
             rows.reference.append(left)
             rows.candidate.append(right)
+            if self.metric.truth == "label" and self.metric.rows is not sample_rows.score_rows:
+                rows.count_nan(step, str(output))
             if step.sequence is not None:
                 rows.sequences.append(np.full(len(left), step.sequence))
 
@@ -155,8 +166,9 @@ class Tally:
 
     def _fidelity(self, output: str | None, kept: _Rows, difference: OutputDifference) -> MetricRow:
         _, rows, sequences = kept.joined()
-        if difference.mismatch is not None or np.isnan(rows).any():
-            return self._row(output, estimates.UNDEFINED, 0, [difference.mismatch or ""])
+        why = difference.mismatch or difference.undefined
+        if why is not None or np.isnan(rows).any():
+            return self._row(output, estimates.UNDEFINED, 0, [why or ""])
         candidate = estimates.single(self.metric.aggregate, rows, sequences)
         notes = []
         if len(rows) != self._samples:
@@ -174,8 +186,9 @@ class Tally:
                 f"metric {self.metric.label}: found {left.shape[1]} and {right.shape[1]} columns "
                 "for reference and candidate, expected as many"
             )
-        keep = ~(np.isnan(left).any(1) & np.isnan(right).any(1))
-        notes = [] if keep.all() else [f"{int((~keep).sum())} samples left out"]
+        keep = np.asarray(~(np.isnan(left).any(1) & np.isnan(right).any(1)))
+        keep &= min(kept.nan_samples) < self._samples
+        notes = self._left_out(keep, kept.nan_samples)
         left, right = left[keep], right[keep]
         sequences = None if sequences is None else sequences[keep]
         found = estimates.paired(self.metric.aggregate, left, right, sequences)
@@ -196,6 +209,18 @@ class Tally:
             is_equal=bool(len(right)) and is_exact is not None and is_exact(right),
             detail="; ".join([*notes, *self._told_of(found, left, right, sequences)]),
         )
+
+    def _left_out(self, keep: Array, nan_samples: tuple[int, int]) -> list[str]:
+        """Return what must be known of samples without a figure, or with NaN among the scores."""
+        if len(keep) and not keep.any():
+            return ["no finite value to compare: both models gave only NaN"]
+        ours, theirs = nan_samples
+        if ours == theirs:
+            notes = [f"{ours} of {self._samples} samples are NaN"] if ours else []
+        else:
+            who = f"{ours} of the reference and {theirs} of the candidate"
+            notes = [f"of {self._samples} samples, {who} are NaN"]
+        return notes if keep.all() else [*notes, f"{int((~keep).sum())} samples left out"]
 
     def _told_of(
         self, found: estimates.Paired, left: Array, right: Array, sequences: Array | None

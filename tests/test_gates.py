@@ -135,6 +135,12 @@ def test_an_undefined_figure_fails(pair: tuple[float | None, float | None]) -> N
     assert "is undefined" in found.message
 
 
+def test_why_a_figure_is_undefined_is_told() -> None:
+    (failed,) = judged(make_gates(max_drop={"top1": 1}), row(None, None, detail="only NaN"))
+    assert not failed.passed
+    assert "is undefined (only NaN), expected at most 1" in failed.message
+
+
 def test_equal_outputs_lose_nothing() -> None:
     (found,) = judged(make_gates(max_drop={"top1": 0}), row(None, None, is_equal=True))
     assert found.passed

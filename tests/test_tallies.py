@@ -108,3 +108,23 @@ def test_a_given_peak_is_told() -> None:
     assert row.candidate.value == pytest.approx(20 * np.log10(255))
     assert row.name == "psnr:255"
     assert row.detail == ("peak 255, as given; too few samples for an interval: 2, at least 10")
+
+
+@pytest.mark.parametrize("name", ["snr", "cosine", "max-abs", "top1-agreement", "top1", "f1"])
+def test_a_figure_over_nothing_finite_is_undefined(name: str) -> None:
+    (metric,) = metrics.resolve([name])
+    nothing = np.full((2, 3), np.nan, np.float32)
+    row = row_of(metric, step(nothing, nothing, label=np.array([0, 1])))
+    assert (row.candidate.value, row.is_equal, row.samples) == (None, False, 0)
+    assert row.detail == "no finite value to compare: both models gave only NaN"
+
+
+def test_scores_with_nan_are_told() -> None:
+    (metric,) = metrics.resolve(["top1"])
+    label, some = np.array([0, 1]), np.array([[1, 0], [np.nan, 0]], np.float32)
+    row = row_of(metric, step(some, some, label=label))
+    assert (row.candidate.value, row.detail.split("; ")[0]) == (0.5, "1 of 2 samples are NaN")
+    row = row_of(metric, step(np.nan_to_num(some), some, label=label))
+    assert row.detail.startswith("of 2 samples, 0 of the reference and 1 of the candidate are NaN")
+    worst = np.full((2, 2), np.nan, np.float32)
+    assert row_of(metric, step(some, worst, label=label)).candidate.value == 0
