@@ -310,11 +310,11 @@ def validate(
         **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`.
 
     Returns:
-        The report; its `passed` says whether every gate holds. No gate raises.
+        The report; its `passed` says whether the candidate runs and every gate holds. No gate
+        raises.
 
     Raises:
-        OnnxqError: the options are at fault, a model or the data cannot be read, or the candidate
-            cannot be run.
+        OnnxqError: the options are at fault, or a model or the data cannot be read.
     """
     limits = gates.make_gates(min_snr, max_drop, max_latency_ratio, max_size_ratio)
     chosen = make_measure_options(options)
@@ -339,6 +339,7 @@ def sweep(
     state: str | os.PathLike[str] | None = None,
     jobs: int = 0,
     command_line: str = "",
+    plot_metric: str | None = None,
     progress: Callable[[SweepEvent], None] | None = None,
     **options: Unpack[MeasureValues],
 ) -> SweepReport:
@@ -351,6 +352,7 @@ def sweep(
         state: file of finished points, so that an interrupted sweep continues.
         jobs: points at a time, 0 for one per core; never more than memory allows.
         command_line: command that makes the report again, to be kept in it.
+        plot_metric: metric that the report will be drawn by; refused at once if it is not measured.
         progress: called with a SweepEvent after each point.
         **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`;
             `layers` and `performance` belong to `validate`.
@@ -369,6 +371,7 @@ def sweep(
         state=None if state is None else Path(state),
         jobs=jobs,
         command_line=command_line,
+        plot_metric=plot_metric,
     )
     return sweeping.sweep(source, request, sweeping.Tools(convert=_convert_point), progress)
 

@@ -166,6 +166,7 @@ def sweep(
                 state=state,
                 jobs=jobs,
                 command_line=command_line(ctx),
+                plot_metric=plot_metric,
                 progress=tell,
                 **options,
             )

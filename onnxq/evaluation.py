@@ -72,7 +72,7 @@ def evaluate(
     except (InputError, UnsupportedError) as err:
         if reference.dataset.kind != "random":
             raise
-        return _skipped(reference, str(err))
+        return skipped(str(err))
     data = reference.data_used()
     session = _opened(candidate, settings or reference.settings)
     checks.check_outputs(reference.outputs, session)
@@ -172,7 +172,7 @@ def _with_samples(outputs: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
     }
 
 
-def _skipped(reference: ReferenceRuns, reason: str) -> Evaluation:
-    data = DataUsed(kind=reference.dataset.kind, samples=0)
+def skipped(reason: str) -> Evaluation:
+    """Return what is known where the reference cannot be run on random inputs: nothing."""
     check = Check(status="skipped", reason=reason, samples=0)
-    return Evaluation(check=check, metrics=(), data=data)
+    return Evaluation(check=check, metrics=(), data=DataUsed(kind="random", samples=0))

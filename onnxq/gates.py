@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
 from onnxq.errors import OptionError
-from onnxq.measurements import GateRow, MetricRow, Performance, finite
+from onnxq.measurements import GateRow, MetricRow, Named, Performance, finite, named
 
 _ROUNDING = 4 * sys.float_info.epsilon
 """Relative error of a difference of two figures that were rounded to float64."""
@@ -115,16 +115,8 @@ def parse_drop(text: str) -> tuple[str, str]:
     return metric, limit
 
 
-class MetricLike(Protocol):
+class MetricLike(Named, Protocol):
     """Describe a metric that will be measured."""
-
-    @property
-    def name(self) -> str:
-        """The name, without an output."""
-
-    @property
-    def label(self) -> str:
-        """The name, with the output where one was given."""
 
     @property
     def kind(self) -> Literal["fidelity", "task"]:
@@ -139,21 +131,27 @@ class MetricLike(Protocol):
         """Its unit."""
 
 
-def check_drops(gates: Gates, metrics: Sequence[MetricLike]) -> None:
+def check_drops(
+    gates: Gates, metrics: Sequence[MetricLike], outputs: Collection[str] | None = None
+) -> None:
     """Check before any run that every metric with a gate will be measured and can drop.
+
+    Args:
+        gates: the limits.
+        metrics: what will be measured.
+        outputs: outputs of the model; None where they are not known yet.
 
     Raises:
         OptionError: one is not, or is infinite of the reference itself, or a share of 0 is asked
             for.
     """
     for drop in gates.max_drops:
-        name = drop.metric.partition("@")[0]
-        chosen = [metric for metric in metrics if drop.metric in (metric.label, metric.name)]
-        chosen += [metric for metric in metrics if metric.label == name]
+        chosen = named(drop.metric, metrics, outputs)
         if not chosen:
+            measured = ", ".join(metric.label for metric in metrics) or "none"
             raise OptionError(
-                f"--max-drop {drop.metric}: is not measured; add --metric {drop.metric}, or gate "
-                f"one of {', '.join(metric.label for metric in metrics) or '(none)'}"
+                f"{drop.gate}: metric {drop.metric!r} is not measured; measured are {measured}, "
+                "--metric adds others"
             )
         for metric in chosen:
             _check_drop(drop, metric)
@@ -165,13 +163,13 @@ def _check_drop(drop: Drop, metric: MetricLike) -> None:
         return
     if metric.unit == "dB":
         raise OptionError(
-            f"--max-drop {drop.metric}: is infinite of REF itself, so that no drop is defined; "
-            "use --min-snr, or a metric of labels or targets"
+            f"{drop.gate}: metric {drop.metric!r} is infinite of REF itself, so that no drop is "
+            "defined; use --min-snr, or a metric of labels or targets"
         )
     if metric.better == "lower" and drop.is_relative:
         raise OptionError(
-            f"{drop.gate}: is 0 of REF itself, of which no share can be taken; give an absolute "
-            f"number, such as --max-drop {drop.metric}=0.01"
+            f"{drop.gate}: metric {drop.metric!r} is 0 of REF itself, of which no share can be "
+            f"taken; give an absolute number, such as --max-drop {drop.metric}=0.01"
         )
 
 
@@ -186,7 +184,7 @@ def judge(
 
     Args:
         gates: the limits.
-        check: differences of the outputs; of a skipped one no gate passes.
+        check: differences of the outputs; where it has a reason, no gate on them passes.
         metrics: figures of both models.
         performance: times; None where they were not measured.
         sizes: bytes of the reference and of the candidate.
@@ -213,10 +211,11 @@ def judge(
 
 
 def failures(check: Check, rows: Sequence[GateRow]) -> tuple[str, ...]:
-    """Return a line for a check that could not be made, each broken output, each failed gate."""
+    """Return a line for a model that cannot be run, each broken output, each failed gate."""
     lines = []
-    if check.status == "skipped":
-        lines.append(f"the reference could not be run: {check.reason}")
+    if check.reason is not None:
+        is_skipped = check.status == "skipped"
+        lines.append(("the reference could not be run: " if is_skipped else "") + check.reason)
     for output in check.outputs:
         if output.mismatch is not None:
             lines.append(f"output {output.name!r}: {output.mismatch}")
@@ -261,9 +260,11 @@ def _ratio_text(output: OutputDifference) -> str:
 
 def _drop_rows(drop: Drop, metrics: Sequence[MetricRow], check: Check) -> Iterator[GateRow]:
     rows = [row for row in metrics if drop.metric in (row.label, row.name)]
-    if not rows and check.status != "skipped":
+    if not rows and check.reason is None:
         measured = ", ".join(row.label for row in metrics) or "none"
-        raise OptionError(f"--max-drop {drop.metric}: is not measured; measured are {measured}")
+        raise OptionError(
+            f"{drop.gate}: metric {drop.metric!r} is not measured; measured are {measured}"
+        )
     for row in rows:
         yield _drop_row(drop, row)
     if not rows:

@@ -47,6 +47,8 @@ def dumps(report: ValidateReport) -> str:
 def _cases(report: ValidateReport) -> Iterator[_Case]:
     if report.check.status == "skipped":
         yield "output", "reference", f"could not be run: {report.check.reason}"
+    elif report.check.reason is not None:
+        yield "output", "candidate", report.check.reason
     for output in report.check.outputs:
         yield "output", f"output {output.name!r}", output.mismatch
     for row in report.gates:

@@ -1,66 +1,164 @@
 """Open what models are measured on: sessions, data and metrics, from the options of a caller.
 
-Owns the way from `MeasureOptions` to the parts that do the work; everything that is wrong with the
-options, the data or the reference shows here, before any candidate is looked at.
+Owns the way from `MeasureOptions` to a reference that has run on all data. What is wrong with names
+(of options, metrics, gates) shows before its first run; with shapes and dtypes, and with what users'
+metrics return, after the first batch; all of it before any candidate is made or looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from onnxq import metrics, runtime, sources
 from onnxq.batches import DataOptions, Dataset
-from onnxq.checks import Check
 from onnxq.dataset import open_dataset
-from onnxq.drawn_data import RandomData
+from onnxq.drawn_data import GivenData, RandomData
 from onnxq.draws import Recipe
 from onnxq.errors import InputError, UnsupportedError
-from onnxq.evaluation import Evaluation, evaluate, run_reference
+from onnxq.evaluation import Evaluation, evaluate, run_reference, skipped
+from onnxq.feeds import without_labels
 from onnxq.graphs import Document
 from onnxq.measure_options import MeasureOptions
-from onnxq.measurements import DataUsed
 from onnxq.metrics import Metric
 from onnxq.preprocess_file import load_preprocess
 from onnxq.ranges import integer_ranges
 from onnxq.reference_runs import ReferenceRuns
 from onnxq.runtime import Session
 from onnxq.session_settings import SessionSettings
+from onnxq.tallies import MetricError
+from onnxq.watched_data import NotedData, Told, WatchedData
 
 Measure = Callable[[Path], Evaluation]
 """Measure a candidate, from any thread; the reference is run once for all of them."""
 
+Look = Callable[[Sequence[Metric], Sequence[str]], None]
+"""See what will be measured and the reference's outputs, before its first run; may refuse."""
 
-@contextmanager
-def open_measure(document: Document, options: MeasureOptions) -> Iterator[Measure]:
-    """Run the reference and yield what measures candidates against it.
 
-    Where inputs are random and the reference cannot be run on any, every check is "skipped",
-    unless metrics were asked for.
+@dataclass(frozen=True, kw_only=True)
+class OpenReference:
+    """Hold a reference that has run on all data, and how candidates are measured against it.
+
+    Attributes:
+        runs: Its outputs; whoever opens it closes them.
+        metrics: What is measured.
+        data: What it ran on.
+        settings: Of candidates' sessions.
+        provider: Where it ran, by onnxruntime's name.
+        inputs: Names of its inputs.
+    """
+
+    runs: ReferenceRuns
+    metrics: tuple[Metric, ...]
+    data: NotedData
+    settings: SessionSettings
+    provider: str
+    inputs: tuple[str, ...]
+
+    def measure(self, candidate: Path | bytes) -> Evaluation:
+        """Run a candidate on the same data; errors as those of `evaluate`."""
+        return evaluate(self.runs, candidate, self.metrics, self.settings)
+
+
+def open_reference(
+    document: Document,
+    options: MeasureOptions,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    look: Look | None = None,
+    told: Told | None = None,
+    may_skip: bool = True,
+) -> OpenReference | Evaluation:
+    """Run the reference on all data.
+
+    Args:
+        document: the reference.
+        options: what to measure on, and how.
+        inputs: inputs of a single run, in the place of the options' data.
+        look: called before the first run.
+        told: whom to tell of each batch.
+        may_skip: whether a reference that cannot be run on random inputs is no error.
+
+    Returns:
+        The reference; or, where it cannot be run on random inputs, what is known of any candidate.
 
     Raises:
         OptionError: an option does not fit the model or the data.
-        InputError: the reference or the data cannot be read, or they do not fit each other.
+        InputError: the reference or the data cannot be read, or they or a metric do not fit each
+            other.
         UnsupportedError: onnxruntime cannot run the reference, or CUDA is asked for and does not
             work.
         MissingDependencyError: the data or a metric need a package that is not installed.
     """
-    metrics.resolve(options.metrics)
-    settings = session_settings(options, is_packed=False)
-    runtime.prepare(settings)
+    runtime.prepare(session_settings(options, is_packed=False))
     try:
-        reference, chosen = open_reference(document, options, settings)
+        return _opened(document, options, inputs, look, told)
+    except MetricError:
+        raise
     except (InputError, UnsupportedError) as err:
-        if options.data is not None or options.metrics:
+        if not may_skip or options.data is not None or inputs is not None:
             raise
-        skipped = _skipped(str(err))
-        yield lambda candidate: skipped
+        return skipped(str(err))
+
+
+def _opened(
+    document: Document,
+    options: MeasureOptions,
+    inputs: Mapping[str, Any] | None,
+    look: Look | None,
+    told: Told | None,
+) -> OpenReference:
+    source, settings = sources.runnable(document), session_settings(options, is_packed=False)
+    session = runtime.open_session(source, settings)
+    names = tuple(spec.name for spec in session.inputs)
+    given = GivenData([without_labels(inputs, names)]) if inputs is not None else None
+    data = NotedData(given or open_data(document, session, options), options.limit)
+    wanted = options.metrics or metrics.default_names(session.output_specs, data.truths)
+    chosen = metrics.resolve(wanted)
+    if look is not None:
+        look(chosen, session.outputs)
+    watched = data if told is None else WatchedData(data, told, options.limit)
+    runs = ReferenceRuns(source, watched, settings, carry=options.carry, session=session)
+    opened = OpenReference(
+        runs=runs,
+        metrics=chosen,
+        data=data,
+        settings=session_settings(options, is_packed=options.is_packed),
+        provider=session.provider,
+        inputs=names,
+    )
+    del session  # it is released as soon as nothing needs it
+    with ExitStack() as stack:
+        stack.enter_context(runs)
+        run_reference(runs, chosen)
+        stack.pop_all()
+    return opened
+
+
+@contextmanager
+def open_measure(
+    document: Document, options: MeasureOptions, look: Look | None = None
+) -> Iterator[Measure]:
+    """Run the reference and yield what measures candidates against it.
+
+    Where inputs are random and the reference cannot be run on any, every check is "skipped",
+    unless metrics were asked for; `look` then sees that there are none.
+
+    Raises:
+        OnnxqError: as `open_reference`.
+    """
+    opened = open_reference(document, options, look=look, may_skip=not options.metrics)
+    if isinstance(opened, Evaluation):
+        if look is not None:
+            look((), ())
+        yield lambda candidate: opened
         return
-    with reference:
-        own = session_settings(options, is_packed=options.is_packed)
-        yield lambda candidate: evaluate(reference, candidate, chosen, own)
+    with opened.runs:
+        yield opened.measure
 
 
 def session_settings(options: MeasureOptions, *, is_packed: bool) -> SessionSettings:
@@ -78,29 +176,6 @@ def used_provider(options: MeasureOptions) -> Literal["cpu", "cuda"]:
     if options.provider == "auto":
         return "cuda" if runtime.cuda_works() else "cpu"
     return options.provider
-
-
-def open_reference(
-    document: Document, options: MeasureOptions, settings: SessionSettings
-) -> tuple[ReferenceRuns, tuple[Metric, ...]]:
-    """Return the reference's outputs on all data, and the metrics, which fit them.
-
-    Close the first when it is no longer needed.
-
-    Raises:
-        OnnxqError: see `open_measure`.
-    """
-    source = sources.runnable(document)
-    data = open_data(document, runtime.open_session(source, settings), options)
-    reference = ReferenceRuns(source, data, settings, carry=options.carry)
-    try:
-        reference.open()
-        chosen = metrics.resolve(options.metrics) or default_metrics(reference)
-        run_reference(reference, chosen)
-    except BaseException:
-        reference.__exit__(None, None, None)
-        raise
-    return reference, chosen
 
 
 def open_data(document: Document, session: Session, options: MeasureOptions) -> Dataset:
@@ -123,13 +198,3 @@ def open_data(document: Document, session: Session, options: MeasureOptions) -> 
         carried=frozenset(options.carry.values()),
     )
     return open_dataset(options.data, session.inputs, data)
-
-
-def default_metrics(reference: ReferenceRuns) -> tuple[Metric, ...]:
-    """Return the metrics that suit the reference's outputs and the truth that the data hold."""
-    return metrics.resolve(metrics.default_names(reference.output_specs, reference.dataset.truths))
-
-
-def _skipped(reason: str) -> Evaluation:
-    check = Check(status="skipped", reason=reason, samples=0)
-    return Evaluation(check=check, metrics=(), data=DataUsed(kind="random", samples=0))

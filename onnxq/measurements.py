@@ -7,8 +7,9 @@ JSON cannot hold is null; `is_equal` tells an infinite ratio from an undefined o
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from onnxq.checks import FedInput
 
@@ -195,6 +196,41 @@ class GateRow:
     limit: float
     passed: bool
     message: str
+
+
+class Named(Protocol):
+    """Describe what a metric is called."""
+
+    @property
+    def name(self) -> str:
+        """The name, without an output."""
+
+    @property
+    def label(self) -> str:
+        """The name, with the output where one was given."""
+
+
+_Named = TypeVar("_Named", bound=Named)
+
+
+def named(
+    name: str, metrics: Sequence[_Named], outputs: Collection[str] | None = None
+) -> list[_Named]:
+    """Return the metrics that a name means: all of `NAME`, or those that can have `NAME@OUTPUT`.
+
+    Args:
+        name: as a person gives it.
+        metrics: what will be measured, or was.
+        outputs: outputs of the model, of which one may be named though the metric names none; None
+            where they are not known.
+    """
+    bare, _, output = name.partition("@")
+    is_there = outputs is None or output in outputs
+    return [
+        metric
+        for metric in metrics
+        if name in (metric.label, metric.name) or (metric.label == bare and is_there)
+    ]
 
 
 def finite(value: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """The steps of a validation: what is measured in which order, and what is judged.
 
-Owns the order of work, so that whatever is wrong with options, data or the reference shows before
-anything long is done, and the report. What each step does belongs to the modules below.
+Owns the order of work, what becomes of a candidate that cannot be run, and the report. What is
+wrong with options, metrics or gates shows before the reference runs; `measure_setup` has the rest.
 """
 
 from __future__ import annotations
@@ -20,26 +20,21 @@ from onnxq import (
     metrics,
     model,
     profiling,
-    runtime,
     sources,
     summary,
 )
-from onnxq.batches import Batch, Dataset
 from onnxq.checks import Check
-from onnxq.drawn_data import GivenData
-from onnxq.errors import InputError, OptionError, UnsupportedError
-from onnxq.evaluation import Evaluation, evaluate
+from onnxq.errors import OptionError, ValidationError
+from onnxq.evaluation import Evaluation
 from onnxq.feeds import without_labels
 from onnxq.gates import Gates
 from onnxq.graphs import Document
 from onnxq.measure_options import MeasureOptions
-from onnxq.measurements import DataUsed, LayerRow, Performance
-from onnxq.metrics import Metric
-from onnxq.reference_runs import Carried, ReferenceRuns
+from onnxq.measure_setup import OpenReference
+from onnxq.measurements import LayerRow, Performance
+from onnxq.reference_runs import ReferenceRuns
 from onnxq.report import FileSize, ValidateReport
-from onnxq.runtime import Session
-from onnxq.session_settings import SessionSettings
-from onnxq.watched_data import FirstSamples, NotedData, Progress, Told, WatchedData
+from onnxq.watched_data import FirstSamples, Progress, Told
 
 LAYER_SAMPLES = 32
 """Samples on which single tensors are tried, or those of the first batch if they are more."""
@@ -77,21 +72,6 @@ class _Found:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Setup:
-    """Hold what both models are run on and how."""
-
-    data: Dataset
-    feeds: Mapping[str, Any]
-    """Inputs of the first batch, for times and memory."""
-    samples: int
-    """Samples of the first batch."""
-    settings: SessionSettings
-    metrics: tuple[Metric, ...]
-    notes: tuple[str, ...]
-    told: Told
-
-
 def check_options(options: MeasureOptions, limits: Gates, *, has_inputs: bool) -> None:
     """Check what options, gates and inputs mean together, before a file is touched.
 
@@ -116,20 +96,18 @@ def check_options(options: MeasureOptions, limits: Gates, *, has_inputs: bool) -
 
 
 def validate(request: ValidateRequest) -> ValidateReport:
-    """Measure both models and judge the candidate.
+    """Measure both models and judge the candidate; one that cannot be run has failed.
 
     Raises:
         OptionError: an option does not fit the model or the data.
         InputError: a model or the data cannot be read, or they do not fit each other.
         UnsupportedError: onnxruntime cannot run the reference on data that were given, or CUDA is
             asked for and does not work.
-        ValidationError: the reference runs and the candidate does not, or lacks an output.
         MissingDependencyError: the data or a metric need a package that is not installed.
     """
     started = time.monotonic()
     options = request.options
     check_options(options, request.gates, has_inputs=request.inputs is not None)
-    runtime.prepare(measure_setup.session_settings(options, is_packed=False))
     sizes = [model.total_bytes(item) for item in (request.reference, request.candidate)]
     found = _measured(request)
     check, rows, performance = found.evaluation.check, found.evaluation.metrics, found.performance
@@ -156,94 +134,68 @@ def validate(request: ValidateRequest) -> ValidateReport:
 
 def _measured(request: ValidateRequest) -> _Found:
     """Return differences and metrics, and what else is asked for."""
-    options = request.options
-    source, candidate = map(sources.runnable, (request.reference, request.candidate))
-    try:
-        setup = _set_up(request, source)
-    except (InputError, UnsupportedError) as err:
-        if request.inputs is not None or options.data is not None:
-            raise
-        return _Found(evaluation=_skipped(str(err), options.samples))
-    noted = NotedData(setup.data, options.limit)
-    watched = WatchedData(noted, setup.told, options.limit)
-    with ReferenceRuns(source, watched, setup.settings, carry=options.carry) as reference:
-        own = replace(setup.settings, is_packed=options.is_packed)
-        evaluation = evaluate(reference, candidate, setup.metrics, own)
-    if evaluation.check.status == "skipped":
-        return _Found(evaluation=evaluation, notes=setup.notes)
-    notes = (*setup.notes, *evaluation.check.notes, *noted.notes)
-    performance = None
-    if options.performance:
-        setup.told.stage("timing")
-        performance = profiling.measure(
-            source,
-            candidate,
-            setup.feeds,
-            setup.settings,
-            is_candidate_packed=options.is_packed,
-            samples=setup.samples,
-        )
-    # Comes last, since it exchanges tensors in the reference.
-    layers = _layers(request, setup) if options.layers else ()
-    return _Found(evaluation=evaluation, performance=performance, layers=layers, notes=notes)
-
-
-def _set_up(request: ValidateRequest, source: Path | bytes) -> _Setup:
-    """Open the reference for as long as it takes to see what it can be run on."""
-    options = request.options
-    settings = measure_setup.session_settings(options, is_packed=False)
-    session = runtime.open_session(source, settings)
-    data: Dataset
-    if request.inputs is None:
-        data = measure_setup.open_data(request.reference, session, options)
-    else:
-        given = [spec.name for spec in session.inputs]
-        data = GivenData([without_labels(request.inputs, given)])
-    names = options.metrics or metrics.default_names(session.output_specs, data.truths)
-    chosen = metrics.resolve(names)
-    gates.check_drops(request.gates, chosen)
-    first = _first_batch(data)
-    return _Setup(
-        data=data,
-        feeds=Carried(session, options.carry).feeds(first),
-        samples=first.samples,
-        settings=settings,
-        metrics=chosen,
-        notes=tuple(_notes(session, request)),
-        told=Told(request.progress),
+    told = Told(request.progress)
+    opened = measure_setup.open_reference(
+        request.reference,
+        request.options,
+        inputs=request.inputs,
+        look=lambda chosen, outputs: gates.check_drops(request.gates, chosen, outputs),
+        told=told,
     )
+    if isinstance(opened, Evaluation):
+        return _Found(evaluation=opened)
+    candidate = sources.runnable(request.candidate)
+    with opened.runs:
+        evaluation = _evaluated(opened, candidate)
+    notes = (*_notes(opened, request), *evaluation.check.notes, *opened.data.notes)
+    found = _Found(evaluation=evaluation, notes=notes)
+    if evaluation.check.reason is not None:
+        return found
+    if request.options.performance:
+        told.stage("timing")
+        found = replace(found, performance=_performance(opened, request))
+    if request.options.layers:  # comes last, since it exchanges tensors in the reference
+        found = replace(found, layers=_layers(opened, request, told))
+    return found
 
 
-def _first_batch(data: Dataset) -> Batch:
-    for batch in data.batches():
-        return batch
-    raise InputError(f"{data.path or data.kind}: holds no samples, expected at least one")
+def _evaluated(opened: OpenReference, candidate: Path | bytes) -> Evaluation:
+    """Return what is found of the candidate, if only why it cannot be run."""
+    try:
+        return opened.measure(candidate)
+    except ValidationError as err:
+        check = Check(status="failed", reason=str(err), samples=0)
+        return Evaluation(check=check, metrics=(), data=opened.runs.data_used())
 
 
-def _notes(session: Session, request: ValidateRequest) -> Iterator[str]:
-    """Yield what a user should know before anything is run."""
+def _notes(opened: OpenReference, request: ValidateRequest) -> Iterator[str]:
+    """Yield what a user should know of the files, the session and the inputs."""
     first, second = request.reference.path, request.candidate.path
     if first is not None and second is not None and os.path.samefile(first, second):
         yield "REF and CANDIDATE are the same file"
     if request.options.provider == "auto":
-        yield f"the models ran on {session.provider.removesuffix('ExecutionProvider')}"
+        yield f"the models ran on {opened.provider.removesuffix('ExecutionProvider')}"
     given = request.inputs or {}
-    used = without_labels(given, [spec.name for spec in session.inputs])
+    used = without_labels(given, opened.inputs)
     for name in given:
         if name not in used:
             yield f"{name!r} of --inputs is not used: labels and targets belong to --data"
 
 
-def _skipped(reason: str, samples: int) -> Evaluation:
-    check = Check(status="skipped", reason=reason, samples=samples)
-    return Evaluation(check=check, metrics=(), data=DataUsed(kind="random", samples=0))
+def _performance(opened: OpenReference, request: ValidateRequest) -> Performance:
+    return profiling.measure(
+        sources.runnable(request.reference),
+        sources.runnable(request.candidate),
+        opened.runs.first_feeds,
+        opened.runs.settings,
+        is_candidate_packed=request.options.is_packed,
+        samples=opened.runs.first_samples,
+    )
 
 
-def _layers(request: ValidateRequest, setup: _Setup) -> tuple[LayerRow, ...]:
+def _layers(opened: OpenReference, request: ValidateRequest, told: Told) -> tuple[LayerRow, ...]:
     """Return the encoded tensors, those that hurt the outputs most first."""
-    source = sources.runnable(request.reference)
-    few = FirstSamples(setup.data, LAYER_SAMPLES)
-    with ReferenceRuns(source, few, setup.settings, carry=request.options.carry) as runs:
-        return effects.rank_layers(
-            request.reference, request.candidate, runs, setup.told.tensor_done
-        )
+    source, settings = sources.runnable(request.reference), opened.runs.settings
+    few = FirstSamples(opened.data, LAYER_SAMPLES)
+    with ReferenceRuns(source, few, settings, carry=request.options.carry) as runs:
+        return effects.rank_layers(request.reference, request.candidate, runs, told.tensor_done)

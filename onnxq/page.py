@@ -21,7 +21,7 @@ from typing import Any
 from onnxq import figures, overlay, page_tables, textfile
 from onnxq.errors import MissingDependencyError
 from onnxq.figures import Chart
-from onnxq.measurements import DataUsed
+from onnxq.measurements import DataUsed, finite
 from onnxq.overlay import DrawnReport, Entry, Measure
 from onnxq.page_tables import Table, estimate_text, tensor_name, without_blanks
 from onnxq.plaintext import one_line, plain
@@ -272,7 +272,7 @@ def _payload(reports: Sequence[DrawnReport], shown: Sequence[Entry]) -> dict[str
             [
                 [
                     tensor_name(row.name, row.graph),
-                    None if row.output_snr_db is None else overlay.finite(row.output_snr_db),
+                    None if row.output_snr_db is None else finite(row.output_snr_db),
                     row.output_snr_db is None,
                     row.bit_width,
                     row.stored_bytes,
@@ -326,7 +326,7 @@ def _tensor(row: TensorRow, texts: dict[str, int]) -> list[Any]:
         row.elements,
         row.original_bytes,
         row.stored_bytes,
-        None if row.snr_db is None else overlay.finite(row.snr_db),
+        None if row.snr_db is None else finite(row.snr_db),
         number("x".join(map(str, row.shape))),
         number(row.scheme if row.same_as is None else f"shared with {plain(row.same_as)}"),
     ]

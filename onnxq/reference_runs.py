@@ -112,6 +112,7 @@ class ReferenceRuns:
         settings: Of the session.
         carry: Names of inputs by the output that they continue, of both models.
         budget_bytes: Most bytes of outputs to keep on disk.
+        session: The source, where it is open already; released as if opened here.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class ReferenceRuns:
         *,
         carry: Mapping[str, str] | None = None,
         budget_bytes: int = BUDGET_BYTES,
+        session: Session | None = None,
     ) -> None:
         self._source, self.dataset, self.settings = source, dataset, settings
         self.carry = dict(carry or {})
@@ -129,10 +131,15 @@ class ReferenceRuns:
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._is_filled = False
+        self.first_feeds: Mapping[str, Any] = {}
+        """What the first run was fed, carried state included; known once `fill` was called."""
+        self.first_samples = 0
         self._batches = self._samples = 0
         self._inputs: tuple[FedInput, ...] = ()
         self.output_specs: tuple[OutputSpec, ...] = ()
         self.load_seconds = 0.0
+        if session is not None:
+            self._take(session)
 
     def __enter__(self) -> ReferenceRuns:
         return self
@@ -162,9 +169,11 @@ class ReferenceRuns:
 
     def _open(self) -> None:
         if not self._is_filled and self._session is None:
-            session = runtime.open_session(self._source, self.settings)
-            self.output_specs, self.load_seconds = session.output_specs, session.load_seconds
-            self._session = session
+            self._take(runtime.open_session(self._source, self.settings))
+
+    def _take(self, session: Session) -> None:
+        self.output_specs, self.load_seconds = session.output_specs, session.load_seconds
+        self._session = session
 
     def fill(self, look: Look | None = None) -> None:
         """Run the reference on all data, unless that has been done.
@@ -195,6 +204,7 @@ class ReferenceRuns:
             outputs, feeds = _run(session, state, batch)
             if not self._batches:
                 self._inputs = fed_inputs(feeds, {})
+                self.first_feeds, self.first_samples = feeds, batch.samples
                 if look is not None:
                     look(batch, feeds, outputs)
             constants = {**batch.constants, **constants}

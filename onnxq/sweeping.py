@@ -36,8 +36,9 @@ from onnxq.graphs import Document
 from onnxq.grid import GridPoint, make_grid
 from onnxq.journal import Entry, Journal
 from onnxq.measure_options import MeasureOptions
-from onnxq.measure_setup import Measure, open_measure
-from onnxq.measurements import DataUsed
+from onnxq.measure_setup import Look, Measure, open_measure
+from onnxq.measurements import DataUsed, named
+from onnxq.metrics import Metric
 from onnxq.options import ConvertOptions
 from onnxq.parallel import ordered_map
 from onnxq.report import FileSize, Report
@@ -54,7 +55,7 @@ _SHARE = 0.8
 """Share of the free memory to use."""
 
 
-OpenMeasure = Callable[[Document, MeasureOptions], AbstractContextManager[Measure]]
+OpenMeasure = Callable[[Document, MeasureOptions, Look], AbstractContextManager[Measure]]
 Convert = Callable[[ModelLike, Path, Mapping[str, Any]], Report]
 
 
@@ -64,7 +65,8 @@ class Tools:
 
     Attributes:
         convert: Convert a model into a file by options, without a check.
-        open_measure: Run the reference on the data, and give what measures a candidate.
+        open_measure: Run the reference on the data, and give what measures a candidate; shows the
+            metrics first.
     """
 
     convert: Convert
@@ -82,6 +84,7 @@ class SweepRequest:
         state: File of finished points; None to remember none.
         jobs: Points at a time; 0 for one for each processor. Never more than memory allows.
         command_line: Command that asks for this.
+        plot_metric: Metric that the points will be drawn by, which must be measured.
 
     Raises:
         OptionError: `jobs` is no such number, or layers are asked for.
@@ -93,12 +96,28 @@ class SweepRequest:
     state: Path | None = None
     jobs: int = 0
     command_line: str = ""
+    plot_metric: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.jobs, bool) or not isinstance(self.jobs, int) or self.jobs < 0:
             raise OptionError(f"--jobs: found {self.jobs!r}, expected a whole number >= 0")
         if self.measure.layers:
             raise OptionError("--layers: a sweep measures whole models; use validate")
+
+    def look(self, chosen: Sequence[Metric], outputs: Sequence[str]) -> None:
+        """Check before the reference runs that the metric of the plot will be measured.
+
+        Raises:
+            OptionError: it will not be.
+        """
+        name = self.plot_metric
+        if name in (None, "snr") and chosen:  # that of the worst output is always known
+            return
+        if name is not None and not named(name, chosen, outputs):
+            there = ", ".join(metric.label for metric in chosen) or "(none)"
+            raise OptionError(
+                f"--plot-metric {name}: is not measured; add --metric {name}, or choose of {there}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +171,7 @@ def sweep(
         at_once = points_at_once(tuple(missing.values()), request.jobs, size.file_bytes)
         if missing:
             with (
-                tools.open_measure(document, request.measure) as measure,
+                tools.open_measure(document, request.measure, request.look) as measure,
                 scratch.folder() as folder,
             ):
                 work.make_all(missing, at_once, measure, folder, meter)

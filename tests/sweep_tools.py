@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxq import api
+from onnxq import api, metrics
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
 from onnxq.evaluation import Evaluation
 from onnxq.measure_options import MeasureOptions
-from onnxq.measure_setup import Measure
+from onnxq.measure_setup import Look, Measure
 from onnxq.measurements import DataUsed, Estimate, MetricRow
 from onnxq.report import Report
 from onnxq.sweeping import SweepRequest, Tools, sweep
@@ -73,7 +73,8 @@ class Bench:
         return api.convert(source, target, check=0, **options)
 
     @contextmanager
-    def _open(self, document: Any, options: MeasureOptions) -> Iterator[Measure]:
+    def _open(self, document: Any, options: MeasureOptions, look: Look) -> Iterator[Measure]:
+        look(metrics.resolve(["cosine"]), ["y"])
         self.opened += 1
         yield self._measure
 

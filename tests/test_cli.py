@@ -228,6 +228,7 @@ def test_each_option_of_sweep_reaches_the_api(
     result = run("sweep", "a.onnx", *arguments.split())
     assert result.exit_code == 0, result.output
     defaults = {"bits": "2-8", "grid": {}, "state": None, "jobs": 0, "progress": None}
+    defaults |= {"plot_metric": None}
     line = " ".join(["onnxq sweep a.onnx", *arguments.split()])
     assert api.calls == [
         ("sweep", (Path("a.onnx"),), {**defaults, "command_line": line, **expected})

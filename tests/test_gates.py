@@ -160,7 +160,9 @@ def test_a_fidelity_metric_falls_from_what_ref_has_with_itself() -> None:
 @pytest.mark.parametrize("name", ["max-abs", "mean-abs"])
 def test_no_share_of_an_error_that_is_0_of_ref_itself(name: str) -> None:
     limits, metrics = make_gates(max_drop={f"{name}@y": "1%"}), resolve([name])
-    message = rf"--max-drop {name}@y=1%: is 0 of REF itself.*absolute number.*{name}@y=0\.01"
+    message = (
+        rf"--max-drop {name}@y=1%: metric .* is 0 of REF itself.*absolute number.*{name}@y=0\.01"
+    )
     with pytest.raises(OptionError, match=message):
         gates.check_drops(limits, metrics)
     error = row(None, 0.25, kind="fidelity", reference=None, better="lower", name=name)
@@ -178,9 +180,11 @@ def test_a_name_gates_every_output_and_a_label_its_own() -> None:
 
 def test_a_metric_that_is_not_measured_is_refused() -> None:
     limits = make_gates(max_drop={"f1@y": 0.1})
-    with pytest.raises(OptionError, match=r"--max-drop f1@y: is not measured; measured are top1@y"):
+    with pytest.raises(OptionError, match=r"metric 'f1@y' is not measured; measured are top1@y"):
         judged(limits, reports.TOP1)
-    with pytest.raises(OptionError, match="add --metric f1@y, or gate one of snr, top1@y"):
+    with pytest.raises(
+        OptionError, match="f1@y=0.1: metric 'f1@y' is not measured; measured are snr, top1@y, "
+    ):
         gates.check_drops(limits, resolve(["snr", "top1@y"]))
     gates.check_drops(limits, resolve(["f1"]))
     gates.check_drops(limits, resolve(["f1@y"]))

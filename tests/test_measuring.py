@@ -7,17 +7,16 @@ import pytest
 from onnx import ModelProto
 
 import onnxq
-from onnxq import profiling
+from onnxq import junit, profiling, runtime
 from onnxq.errors import (
     InputError,
     MissingDependencyError,
     OnnxqError,
     OptionError,
     UnsupportedError,
-    ValidationError,
 )
 from onnxq.measurements import Performance, Timing
-from onnxq.report import ValidateReport
+from onnxq.report import ValidateReport, from_json
 from onnxq.watched_data import MeasureEvent
 from tests import graphs
 from tests.tiny_models import from_text, scaled
@@ -102,8 +101,8 @@ def test_a_gate_fails_with_its_name(small: ModelProto) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_drop": {"top1": 0}}, "--max-drop top1: is not measured"),
-        ({"max_drop": {"f1": 0}, "metrics": "snr"}, "--max-drop f1: is not measured"),
+        ({"max_drop": {"top1": 0}}, "metric 'top1' is not measured"),
+        ({"max_drop": {"f1": 0}, "metrics": "snr"}, "metric 'f1' is not measured"),
         ({"metrics": "top1"}, "needs an array 'label' in the data"),
         ({"metrics": "nope"}, "metric nope: unknown"),
         ({"metrics": "snr@nope"}, "has no output 'nope'"),
@@ -171,10 +170,76 @@ def test_a_reference_that_cannot_run_on_random_inputs_fails_without_an_error() -
         validate(odd, odd, inputs={"x": np.zeros(3, np.float32)})
 
 
-def test_a_candidate_that_cannot_run_is_a_validation_error() -> None:
-    odd = model(from_text("g (float[N, 3] x) => (float[N, 3] y) { y = x.Odd(x) }"))
-    with pytest.raises(ValidationError, match="the reference runs, the candidate does not"):
-        validate(model(scaled(2.0)), odd)
+NO_Y = "g (float[N, 3] x) => (float[N, 3] z) { z = Neg(x) }"
+ODD = "g (float[N, 3] x) => (float[N, 3] y) { y = x.Odd(x) }"
+WIDE = "g (float[N, 4] x) => (float[N, 4] y) { y = Neg(x) }"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (ODD, "the reference runs, the candidate does not: "),
+        (WIDE, "the reference runs, the candidate does not: "),
+        (NO_Y, "output 'y' is missing"),
+    ],
+)
+def test_a_candidate_that_does_not_run_has_failed(
+    text: str, reason: str, timed: list[dict[str, Any]]
+) -> None:
+    limits: dict[str, Any] = {"min_snr": 3, "max_drop": {"cosine": 0.1}, "max_size_ratio": 99}
+    report = onnxq.validate(model(scaled(2.0)), model(from_text(text)), layers=True, **limits)
+    assert (report.passed, report.check.status, report.check.outputs) == (False, "failed", ())
+    assert reason in (report.check.reason or "")
+    assert report.failures[0] == report.check.reason
+    assert [row.passed for row in report.gates] == [False, False, True]
+    assert (report.metrics, report.performance, report.layers, timed) == ((), None, (), [])
+    assert report.data is not None
+    assert from_json(report.to_json()) == report
+    assert f"could not be run: {report.check.reason}" not in junit.dumps(report)
+    assert reason in junit.dumps(report).replace("&apos;", "'")
+
+
+def test_names_of_metrics_and_gates_are_checked_before_the_reference_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "x.npz", x=np.ones((4, 3), np.float32))
+    runs = runs_of_every_model(monkeypatch)
+    wrong: list[dict[str, Any]] = [
+        {"metrics": "top1"},
+        {"metrics": "snr@nope"},
+        {"max_drop": {"cosine@nope": 0.1}},
+        {"max_drop": {"max-abs": "1%"}},
+    ]
+    for options in wrong:
+        with pytest.raises(OptionError):
+            validate(model(scaled(2.0)), model(scaled(2.0)), data=path, **options)
+    assert runs == []
+
+
+def test_what_does_not_fit_a_metric_shows_after_the_first_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ones = np.ones((4, 3), np.float32)
+    path = save(tmp_path / "x.npz", x=ones, label=np.zeros(4, np.float32))
+    (tmp_path / "wrong_shape.py").write_text("def rows(outputs, sample):\n    return [1, 2]\n")
+    monkeypatch.chdir(tmp_path)
+    runs = runs_of_every_model(monkeypatch)
+    for name in ("top1", "wrong_shape:rows"):
+        with pytest.raises(InputError, match=name):
+            validate(model(scaled(2.0)), model(scaled(2.0)), data=path, batch=1, metrics=name)
+    assert len(runs) == 2
+
+
+def runs_of_every_model(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    runs: list[str] = []
+    real = runtime.Session.run
+
+    def run(session: runtime.Session, feeds: Any) -> Any:
+        runs.append(str(session.where))
+        return real(session, feeds)
+
+    monkeypatch.setattr(runtime.Session, "run", run)
+    return runs
 
 
 def test_times_are_those_of_the_first_batch(

@@ -29,6 +29,7 @@ from onnxq.errors import (
 )
 from onnxq.grid import make_grid
 from onnxq.measure_options import MeasureOptions
+from onnxq.measure_setup import open_measure
 from onnxq.report import Report
 from onnxq.sweeping import SweepEvent, SweepRequest, sweep
 from onnxq.working_points import SweepReport, WorkingPoint, load_report
@@ -259,6 +260,32 @@ def test_a_bug_is_not_taken_for_a_failed_point(path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         sweep(path, SweepRequest(bits="2-5"), Bench(fail).tools)
+
+
+def test_the_metric_of_the_plot_is_checked_before_the_first_point(path: Path) -> None:
+    bench = Bench()
+    for name in ("nosuch", "cosine@z", "snr@y"):
+        with pytest.raises(OptionError, match=rf"--plot-metric {name}: is not measured; .*cosine"):
+            sweep(path, SweepRequest(bits=2, plot_metric=name), bench.tools)
+    assert (bench.opened, bench.converted) == (0, [])
+    for name in ("cosine", "cosine@y", "snr"):
+        sweep(path, SweepRequest(bits=2, plot_metric=name), bench.tools)
+    assert bench.converted == [2, 2, 2]
+
+
+def test_what_does_not_fit_a_metric_ends_a_sweep_before_the_first_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "floats.npz"
+    digits = ROOT / "models" / "digits.onnx"
+    np.savez(path, image=np.zeros((8, 1, 8, 8), np.float32), label=np.zeros(8, np.float32))
+    bench = Bench()
+    tools = dataclasses.replace(bench.tools, open_measure=open_measure)
+    for name, error in (("top1", InputError), ("mse", OptionError), ("snr@z", OptionError)):
+        measure = MeasureOptions(data=path, metrics=(name,))
+        with pytest.raises(error, match=f"metric {name}"):
+            sweep(digits, SweepRequest(bits="2-8", measure=measure), tools)
+    assert bench.converted == []
 
 
 def test_progress_counts_and_foretells(path: Path, tmp_path: Path) -> None:
