@@ -40,7 +40,8 @@ from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
 from onnxq.sources import ModelLike, is_path, like, name_of, open_model, to_proto
-from onnxq.sweeping import SweepEvent, SweepRequest
+from onnxq.sweep_pace import SweepEvent
+from onnxq.sweeping import SweepRequest
 from onnxq.watched_data import MeasureEvent
 from onnxq.working_points import SweepReport
 

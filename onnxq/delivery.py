@@ -28,7 +28,7 @@ from onnxq.plaintext import one_line
 if TYPE_CHECKING:
     from onnxq import terminal
     from onnxq.report import AnyReport
-    from onnxq.sweeping import SweepEvent
+    from onnxq.sweep_pace import SweepEvent
     from onnxq.working_points import SweepReport
 
 STDOUT = Path("-")

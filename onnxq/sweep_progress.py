@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from onnxq.plaintext import plain
-from onnxq.sweeping import SweepEvent
+from onnxq.sweep_pace import SweepEvent
 
 
 @contextmanager

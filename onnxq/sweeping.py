@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -43,6 +42,7 @@ from onnxq.options import ConvertOptions
 from onnxq.parallel import ordered_map
 from onnxq.report import FileSize, Report
 from onnxq.sources import ModelLike
+from onnxq.sweep_pace import Meter, Progress
 from onnxq.working_points import SweepReport, WorkingPoint
 
 POINT_BYTES = 64 << 20
@@ -120,25 +120,6 @@ class SweepRequest:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SweepEvent:
-    """Say how far a sweep is, at its start and after each point.
-
-    `done` counts the points of earlier sweeps too, which are `reused`; `eta_seconds` is None until
-    a point has shown how long one takes. `point` is the one that was finished last.
-    """
-
-    point: str
-    done: int
-    total: int
-    reused: int
-    seconds: float
-    eta_seconds: float | None
-
-
-Progress = Callable[[SweepEvent], None]
-
-
 def sweep(
     source: ModelLike, request: SweepRequest, tools: Tools, progress: Progress | None = None
 ) -> SweepReport:
@@ -167,7 +148,7 @@ def sweep(
     with Journal(request.state) as journal:
         missing = {key: point for key, point in wanted.items() if journal.get(key) is None}
         work = _Work(source, size, tools.convert, journal)
-        meter = _Meter(len(wanted), len(wanted) - len(missing), progress)
+        meter = Meter(len(wanted), len(wanted) - len(missing), progress)
         at_once = points_at_once(tuple(missing.values()), request.jobs, size.file_bytes)
         if missing:
             with (
@@ -201,38 +182,6 @@ def points_at_once(points: Sequence[GridPoint], jobs: int, input_bytes: int) -> 
     return max(1, min(wanted, int(free * _SHARE) // cost))
 
 
-class _Meter:
-    """Tell a caller how far a sweep is, and how long the rest may take."""
-
-    def __init__(self, total: int, reused: int, progress: Progress | None) -> None:
-        self._total, self._reused, self._progress = total, reused, progress
-        self._started, self._made = time.monotonic(), 0
-        self._guard = threading.Lock()
-        self._tell("")
-
-    def step(self, point: str) -> None:
-        """Count a point as made."""
-        with self._guard:
-            self._made += 1
-            self._tell(point)
-
-    def _tell(self, point: str) -> None:
-        if self._progress is None:
-            return
-        seconds = time.monotonic() - self._started
-        done = self._reused + self._made
-        left = seconds / self._made * (self._total - done) if self._made else None
-        event = SweepEvent(
-            point=point,
-            done=done,
-            total=self._total,
-            reused=self._reused,
-            seconds=seconds,
-            eta_seconds=left if done < self._total else 0.0,
-        )
-        self._progress(event)
-
-
 class _Work:
     """Make points, and remember what became of each."""
 
@@ -253,7 +202,7 @@ class _Work:
         at_once: int,
         measure: Measure,
         folder: Path,
-        meter: _Meter,
+        meter: Meter,
     ) -> None:
         """Make all points, some of them at a time.
 
@@ -262,6 +211,7 @@ class _Work:
             OutputError: the state file cannot be written.
         """
         threads = max(1, conversion.workers(ConvertOptions()) // at_once)
+        meter.begin()
 
         def make(key: str) -> None:
             point = points[key]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from onnxq import sweep_progress
-from onnxq.sweeping import SweepEvent
+from onnxq.sweep_pace import SweepEvent
 
 
 def event(done: int, eta: float | None, point: str = "") -> SweepEvent:

@@ -31,7 +31,8 @@ from onnxq.grid import make_grid
 from onnxq.measure_options import MeasureOptions
 from onnxq.measure_setup import open_measure
 from onnxq.report import Report
-from onnxq.sweeping import SweepEvent, SweepRequest, sweep
+from onnxq.sweep_pace import SweepEvent
+from onnxq.sweeping import SweepRequest, sweep
 from onnxq.working_points import SweepReport, WorkingPoint, load_report
 from tests import graphs
 from tests.sweep_tools import BITS, Bench
@@ -299,7 +300,7 @@ def test_progress_counts_and_foretells(path: Path, tmp_path: Path) -> None:
     ]
     assert [event.point for event in events] == ["", "2 bits", "3 bits"]
     assert events[0].eta_seconds is None
-    assert events[1].eta_seconds == pytest.approx(events[1].seconds)
+    assert 0 < (events[1].eta_seconds or 0) < events[1].seconds  # the rest is the reference's
     assert events[2].eta_seconds == 0
     events.clear()
     sweep(
