@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxq.errors import OptionError
 from onnxq.preprocess import Preprocess
+from onnxq.runtime import OutputSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -103,12 +104,14 @@ class DataOptions:
         limit: Samples to stop after; None for all.
         carried: Inputs that are fed from an output of the run before. The data may lack them; what
             they have is the state that every sequence starts with, as a whole.
+        outputs: Outputs of the model, one of which may be the state that the data lack.
     """
 
     preprocess: Preprocess | None = None
     batch: int | None = None
     limit: int | None = None
     carried: frozenset[str] = frozenset()
+    outputs: tuple[OutputSpec, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the numbers.

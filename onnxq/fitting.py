@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.plaintext import dtype_text, plain
-from onnxq.runtime import InputSpec
+from onnxq.runtime import InputSpec, OutputSpec
 
 
 def misfit(spec: InputSpec, dtype: np.dtype[Any], shape: Sequence[int]) -> str | None:
@@ -35,8 +35,25 @@ def has_dtype(spec: InputSpec, dtype: np.dtype[Any]) -> bool:
     return dtype.name == spec.dtype
 
 
-def describe(spec: InputSpec) -> str:
-    """Return dtype and shape of an input, open sizes by their names or as question marks."""
+def can_continue(output: OutputSpec, spec: InputSpec) -> bool:
+    """Tell whether an output may be the input of the next run, as far as a model declares them.
+
+    >>> state = InputSpec(name="s", dtype="float32", shape=(2, "N", 128))
+    >>> out = OutputSpec(name="t", dtype="float32", shape=("d0", "N", None))
+    >>> can_continue(out, state)
+    True
+    >>> can_continue(OutputSpec(name="y", dtype="float32", shape=("N", 10)), state)
+    False
+    """
+    fits = output.dtype == spec.dtype and len(output.shape) == len(spec.shape)
+    return fits and all(
+        not isinstance(found, int) or found < 0 or _is_size(size, found)
+        for size, found in zip(spec.shape, output.shape, strict=True)
+    )
+
+
+def describe(spec: InputSpec | OutputSpec) -> str:
+    """Return dtype and shape of an input or output; open sizes by their names or as question marks."""
     sizes = ", ".join(_size_text(size) for size in spec.shape)
     return f"{spec.dtype} [{sizes}]"
 

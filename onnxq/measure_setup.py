@@ -26,7 +26,7 @@ from onnxq.measure_options import MeasureOptions
 from onnxq.metrics import Metric
 from onnxq.preprocess_file import load_preprocess
 from onnxq.ranges import integer_ranges
-from onnxq.reference_runs import ReferenceRuns
+from onnxq.reference_runs import Carried, ReferenceRuns
 from onnxq.runtime import Session
 from onnxq.session_settings import SessionSettings
 from onnxq.tallies import MetricError
@@ -186,6 +186,7 @@ def open_data(document: Document, session: Session, options: MeasureOptions) -> 
         OptionError: the options do not suit the data or the model.
         MissingDependencyError: the data need a package that is not installed.
     """
+    Carried(session, options.carry)  # tells what does not fit before the data do
     if options.data is None:
         ranges = {**integer_ranges(document), **options.ranges}
         recipe = Recipe(dims=options.dims, ranges=ranges, kept=frozenset(options.ranges))
@@ -196,5 +197,6 @@ def open_data(document: Document, session: Session, options: MeasureOptions) -> 
         batch=options.batch,
         limit=options.limit,
         carried=frozenset(options.carry.values()),
+        outputs=session.output_specs,
     )
     return open_dataset(options.data, session.inputs, data)

@@ -19,7 +19,7 @@ import numpy as np
 from onnxq.batches import Batch, DataOptions, Kind, check_batch, default_batch
 from onnxq.errors import InputError, UnsupportedError
 from onnxq.feeds import LABELS
-from onnxq.fitting import describe, fixed_size, is_optional, is_tensor, misfit
+from onnxq.fitting import can_continue, describe, fixed_size, is_optional, is_tensor, misfit
 from onnxq.npy_stream import Archive, ArrayHead, open_archive
 from onnxq.plaintext import dtype_text, plain
 from onnxq.runtime import InputSpec
@@ -119,7 +119,7 @@ def open_npz(
 
 def _read_roles(path: Path, inputs: Sequence[InputSpec], options: DataOptions) -> _Roles:
     with open_archive(path) as archive:
-        specs = _present(archive, inputs, options.carried)
+        specs = _present(archive, inputs, options)
         roles = _sort(archive, specs, options.carried)
         rows = [*roles["batched"], *roles["items"]]
         is_item = any(specs[name].shape for name in roles["items"]) or not roles["batched"]
@@ -158,7 +158,7 @@ def _check_fit(
 
 
 def _present(
-    archive: Archive, inputs: Sequence[InputSpec], carried: frozenset[str]
+    archive: Archive, inputs: Sequence[InputSpec], options: DataOptions
 ) -> dict[str, InputSpec]:
     """Return the inputs that the file has an array for; the others must not be needed."""
     specs = {}
@@ -172,18 +172,31 @@ def _present(
             if head.problem:
                 raise InputError(f"{archive.where}: array {name!r}: {head.problem}")
             specs[spec.name] = spec
-        elif spec.name not in carried and not is_optional(spec):
-            raise _missing(archive, inputs, spec)
+        elif spec.name not in options.carried and not is_optional(spec):
+            raise _missing(archive, inputs, spec, options)
     return specs
 
 
-def _missing(archive: Archive, inputs: Sequence[InputSpec], spec: InputSpec) -> InputError:
+def _missing(
+    archive: Archive, inputs: Sequence[InputSpec], spec: InputSpec, options: DataOptions
+) -> InputError:
     held = ", ".join(map(str, archive.heads.values()))
     names = ", ".join(repr(plain(item.name)) for item in inputs)
     return InputError(
         f"{archive.where}: the array of input {plain(spec.name)!r} ({describe(spec)}) is missing; "
         f"found {held}; expected arrays named like the inputs: {names}"
+        f"{_carry_hint(archive, inputs, spec, options)}"
     )
+
+
+def _carry_hint(
+    archive: Archive, inputs: Sequence[InputSpec], spec: InputSpec, options: DataOptions
+) -> str:
+    """Return how an input that is missing could be a state; nothing where it is the only one."""
+    if not any(item.name in archive.heads for item in inputs):
+        return ""
+    outputs = [item for item in options.outputs if can_continue(item, spec)]
+    return "".join(f", or --carry {plain(item.name)}={plain(spec.name)}" for item in outputs)
 
 
 def _sort(

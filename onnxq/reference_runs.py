@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq import runtime
+from onnxq import fitting, runtime
 from onnxq.batches import Batch, Dataset
 from onnxq.checks import FedInput, fed_inputs
 from onnxq.errors import InputError, OptionError, UnsupportedError
@@ -44,7 +44,7 @@ class Carried:
         carry: Names of inputs by the output that they continue.
 
     Raises:
-        OptionError: the model lacks one of them.
+        OptionError: the model lacks one of them, or they do not fit each other.
     """
 
     def __init__(self, session: Session, carry: Mapping[str, str]) -> None:
@@ -61,6 +61,7 @@ class Carried:
                         f"--carry {output}={name}: {session.where} has no {kind} {wanted!r}; "
                         f"its {kind}s are {', '.join(map(repr, there))}"
                     )
+            _check_fit(session, output, name)
 
     def feeds(self, batch: Batch) -> dict[str, Any]:
         """Return a batch's inputs with the state.
@@ -306,6 +307,22 @@ class _Store:
         """Remove the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _check_fit(session: Session, output: str, name: str) -> None:
+    """Check that an output can be the input of the next run.
+
+    An output of a shape that the model does not tell may be of any.
+    """
+    (found,) = (spec for spec in session.output_specs if spec.name == output)
+    (spec,) = (spec for spec in session.inputs if spec.name == name)
+    is_untold = not found.shape and found.dtype == spec.dtype
+    if not is_untold and not fitting.can_continue(found, spec):
+        raise OptionError(
+            f"--carry {output}={name}: output {fitting.describe(found)} cannot continue input "
+            f"{fitting.describe(spec)} of {session.where}; expected the dtype, the rank and every "
+            "fixed size of the input"
+        )
 
 
 def _run(session: Session, state: Carried, batch: Batch) -> tuple[Outputs, Mapping[str, Any]]:

@@ -161,6 +161,13 @@ def test_state_is_carried_by_each_model_on_its_own(tmp_path: Path) -> None:
     assert report.metrics[0].candidate.value == 2.0  # 4 * 1.5 - 4 * 1.0
 
 
+def test_a_carry_that_does_not_fit_is_told_before_the_data(tmp_path: Path) -> None:
+    made = model(from_text("g (float[N, 1, 8] x) => (float[N, 8] y) { y = Squeeze(x) }"))
+    path = save(tmp_path / "x.npz", x=np.ones((4, 1, 8), np.float32))
+    with pytest.raises(OptionError, match=r"--carry y=x: output float32 \[N, 8\] cannot continue"):
+        validate(made, made, data=path, carry={"y": "x"})
+
+
 def test_a_reference_that_cannot_run_on_random_inputs_fails_without_an_error() -> None:
     odd = model(from_text("g (float[3] x) => (float[3] y) { y = x.Odd(x) }"))
     report = validate(odd, odd, min_snr=3)

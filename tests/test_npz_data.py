@@ -17,7 +17,7 @@ from onnxq import batches
 from onnxq.batches import Batch, DataOptions
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.npz_data import NpzData, open_npz
-from onnxq.runtime import InputSpec
+from onnxq.runtime import InputSpec, OutputSpec
 
 F4 = np.float32
 
@@ -142,6 +142,20 @@ def test_carried_inputs_may_be_missing_or_are_the_first_state(tmp_path: Path) ->
         "FILE: input 'state': found float32 [1, 2, 1, 4] for float32 [2, N, 4]; expected the "
         "state to start with, of the input's shape"
     )
+
+
+def test_a_state_that_is_missing_may_be_carried(tmp_path: Path) -> None:
+    state = spec("s", 2, "N", 4)
+    outputs = (
+        OutputSpec(name="y", dtype="float32", shape=("N", 1)),
+        OutputSpec(name="t", dtype="float32", shape=(None, "N", "d")),
+        OutputSpec(name="i", dtype="int64", shape=(2, "N", 4)),
+    )
+    x = np.zeros((5, 3), F4)
+    told = refusal(tmp_path, [X, state], {"x": x}, outputs=outputs)
+    assert told.endswith("named like the inputs: 'x', 's', or --carry t=s")
+    assert "--carry" not in refusal(tmp_path, [X, state], {"x": x}, outputs=outputs[:1])
+    assert "--carry" not in refusal(tmp_path, [X, state], {"z": x}, outputs=outputs)
 
 
 def test_fixed_first_size_is_the_batch(tmp_path: Path) -> None:

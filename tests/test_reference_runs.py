@@ -1,3 +1,4 @@
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from onnxq.batches import DataOptions
 from onnxq.dataset import open_dataset
 from onnxq.drawn_data import GivenData, RandomData
 from onnxq.draws import Recipe
-from onnxq.errors import InputError, UnsupportedError
+from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.evaluation import evaluate
 from onnxq.reference_runs import Carried, ReferenceRuns, _Store
 from tests.test_evaluation import IDENTITY, SHIFTED, STATEFUL, data_of, run, saved
@@ -82,6 +83,28 @@ def test_state_starts_at_zero_in_the_sizes_of_the_other_inputs() -> None:
     (batch,) = GivenData([{"x": np.ones((1, 1), np.float32)}]).batches()
     fed = state.feeds(batch)["s"]
     assert (fed.shape, fed.dtype, fed.any()) == ((2, 1, 1), np.float32, False)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("float[N, 10]", "output float32 [N, 10] cannot continue input float32 [N, 1, 8]"),
+        ("float[N, 1, 9]", "output float32 [N, 1, 9] cannot continue"),
+        ("double[N, 1, 8]", "output float64 [N, 1, 8] cannot continue"),
+        ("float[M, 1, K]", None),
+    ],
+)
+def test_what_is_carried_must_fit(output: str, expected: str | None) -> None:
+    model = from_text(
+        f"g (float[N, 1, 8] x, {output} o) => ({output} y, float[N, 1, 8] z)"
+        "{ y = Identity(o) z = Identity(x) }"
+    )
+    session = runtime.open_session(model)
+    if expected is None:
+        Carried(session, {"y": "x"})
+        return
+    with pytest.raises(OptionError, match=re.escape(f"--carry y=x: {expected}")):
+        Carried(session, {"y": "x"})
 
 
 def test_text_cannot_start_at_zero() -> None:
