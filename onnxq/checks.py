@@ -47,8 +47,9 @@ class FedInput:
 class Check:
     """Hold the result of a comparison.
 
-    `status` is "failed" where an output has a mismatch, and "skipped", with the `reason`, where
-    the reference cannot be run, so that nothing is known. Noise alone never fails a check.
+    `status` is "failed" where an output has a mismatch or, with the `reason`, the candidate cannot
+    be run; and "skipped", with the `reason`, where the reference cannot be run, so that nothing is
+    known. Noise alone never fails a check.
     """
 
     status: Literal["ok", "skipped", "failed"]

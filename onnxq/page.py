@@ -194,7 +194,6 @@ def _validation(report: ValidateReport) -> dict[str, Any]:
         "passed": report.passed,
         "verdict": passed if report.passed else "Failed",
         "failures": [one_line(line) for line in report.failures],
-        "reason": one_line(report.check.reason or ""),
         "tables": [without_blanks(table) for table in tables],
         "layers": page_tables.layers_table(report.layers) if report.layers else None,
     }

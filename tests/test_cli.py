@@ -20,6 +20,7 @@ from onnxq.cli import app
 from onnxq.errors import BudgetError, InputError, OnnxqError, OutputError
 from tests import reports, sweeps
 from tests.test_report import closed
+from tests.tiny_models import from_text, scaled
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "models" / "digits.onnx"
@@ -540,6 +541,23 @@ def test_a_failed_validation_ends_with_6_and_names_each_gate(
     assert report.from_json(json.loads((tmp_path / "r.json").read_text())) == api.validated
     suites = junitparser.JUnitXml.fromfile(str(tmp_path / "j.xml"))
     assert (suites.tests, suites.failures) == (1, 1)
+
+
+def test_a_candidate_that_cannot_be_run_is_reported_before_the_command_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(scaled(2.0))
+    odd = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = x.Odd(x) }")
+    (tmp_path / "b.onnx").write_bytes(odd)
+    result = run("validate", "a.onnx", "b.onnx", "--json", "r.json", "--junit", "j.xml")
+    assert result.exit_code == 6
+    assert result.stderr.startswith("error: the reference runs, the candidate does not: b.onnx")
+    assert "failed: the reference runs, the candidate does not" in result.stdout
+    found = report.from_json(json.loads((tmp_path / "r.json").read_text()))
+    assert isinstance(found, report.ValidateReport)
+    assert f"error: {found.check.reason}\n" == result.stderr
+    (suite,) = junitparser.JUnitXml.fromfile(str(tmp_path / "j.xml"))
+    assert [(case.name, case.result[0].message) for case in suite] == [
+        ("candidate", found.check.reason)
+    ]
 
 
 def test_junit_of_what_passed_has_no_failure(api: FakeApi, tmp_path: Path) -> None:
