@@ -53,7 +53,7 @@ def can_continue(output: OutputSpec, spec: InputSpec) -> bool:
 
 
 def describe(spec: InputSpec | OutputSpec) -> str:
-    """Return dtype and shape of an input or output; open sizes by their names or as question marks."""
+    """Return dtype and shape as text, open sizes by their names or as question marks."""
     sizes = ", ".join(_size_text(size) for size in spec.shape)
     return f"{spec.dtype} [{sizes}]"
 

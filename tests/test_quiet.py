@@ -93,7 +93,7 @@ def test_what_is_printed_meanwhile_goes_to_stderr(capfd: pytest.CaptureFixture[s
     before = sys.stdout
     with stdout_on_stderr():
         sys.stdout.write("of Python, ")
-        sys.__stdout__.flush()
+        sys.stdout.flush()
         os.write(1, b"of others")
     assert sys.stdout is before
     os.write(1, b"product")
