@@ -26,6 +26,13 @@ _RUNS = "How the models run"
 _GATES = "Gates (exit code 6 where one fails)"
 _FILES = "Files and work"
 
+
+def _axis(name: str, values: str) -> Any:
+    """Return an option that takes several values of an option of convert."""
+    help = f"{values} (comma-separated, repeatable)."
+    return option(name, metavar="NAMES", panel=_GRID, help=help)
+
+
 Data = Annotated[
     Path | None,
     option(
@@ -224,31 +231,11 @@ Bits = Annotated[
     ),
 ]
 Init = Annotated[
-    list[str] | None,
-    option(
-        "--init",
-        metavar="NAMES",
-        panel=_GRID,
-        help="Centroids: optimal, bounded-pdf, quantile, uniform (comma-separated, repeatable).",
-    ),
+    list[str] | None, _axis("--init", "Centroids: optimal, bounded-pdf, quantile, uniform")
 ]
-Layout = Annotated[
-    list[str] | None,
-    option(
-        "--layout",
-        metavar="NAMES",
-        panel=_GRID,
-        help="Layouts: portable, native, bytes (comma-separated, repeatable).",
-    ),
-]
+Layout = Annotated[list[str] | None, _axis("--layout", "Layouts: portable, native, bytes")]
 Codebook = Annotated[
-    list[str] | None,
-    option(
-        "--codebook-dtype",
-        metavar="NAMES",
-        panel=_GRID,
-        help="Types of stored centroids: float32, float16 (comma-separated, repeatable).",
-    ),
+    list[str] | None, _axis("--codebook-dtype", "Types of stored centroids: float32, float16")
 ]
 Grid = Annotated[
     list[str] | None,

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
+from rich.progress import BarColumn, TextColumn
 
 from onnxq.plaintext import plain
 from onnxq.sweep_pace import SweepEvent
+from onnxq.terminal import make_bar
 
 
 @contextmanager
@@ -24,18 +24,11 @@ def progress(console: Console, *, is_shown: bool) -> Iterator[Callable[[SweepEve
     if not is_shown:
         yield None
         return
-    bar = Progress(
+    bar = make_bar(
+        console,
         TextColumn("sweeping"),
         BarColumn(bar_width=20),
         TextColumn("{task.fields[status]}", markup=False),
-        TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-        ),
-        console=console,
-        transient=True,
-        expand=True,
     )
     with bar:
         task = bar.add_task("", total=None, status="reading")

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -147,13 +148,21 @@ def steps(console: Console, *, is_shown: bool) -> Iterator[Callable[[Step], None
 
 
 def _bar(console: Console) -> Progress:
-    """Return a bar with the fields `stage` and `size`, and a description that may be cut."""
-    return Progress(
+    """Return a bar with the fields `stage` and `size`."""
+    return make_bar(
+        console,
         TextColumn("{task.fields[stage]}", markup=False),
         BarColumn(bar_width=20),
         TaskProgressColumn(),
         TextColumn("{task.fields[size]}", markup=False),
         TimeRemainingColumn(compact=True),
+    )
+
+
+def make_bar(console: Console, *columns: ProgressColumn) -> Progress:
+    """Return a bar that goes when it is done: columns, then a description that may be cut."""
+    return Progress(
+        *columns,
         TextColumn(
             "{task.description}",
             markup=False,
