@@ -21,6 +21,8 @@ from onnxq.working_points import SweepReport
 
 COLOURS = ("#1676d1", "#c35216", "#235a41", "#9c2084", "#553b01", "#1f1f1f")
 """Colours of series, of at least 4.5 : 1 against white, apart for colour-blind readers too."""
+FRONT = "#f0cf65"
+"""Colour of the Pareto front, lighter than series, and not grey as the float model's band."""
 _MARKERS = "osD^vP"
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _SUFFIXES = (".png", ".svg")
@@ -138,30 +140,19 @@ def _draw_series(
         capsize=3,
         alpha=0.7,
     )
-    axes.plot(
-        sizes,
-        values,
-        color=colour,
-        linestyle=dash if series.is_line else "none",
-        marker=_MARKERS[number % len(_MARKERS)],
-        markersize=6,
-        markeredgewidth=1.4,
-        markerfacecolor="white",
-        linewidth=1.5,
-        label=_legend(series.name),
-        zorder=3,
-    )
+    look = {
+        "color": colour,
+        "linestyle": dash if series.is_line else "none",
+        "linewidth": 1.5,
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "markersize": 6,
+        "markeredgewidth": 1.4,
+    }
+    axes.plot(sizes, values, **look, markerfacecolor="white", zorder=3)
     front = [dot for dot in series.dots if dot.is_front]
-    axes.plot(
-        [dot.size for dot in front],
-        [dot.value for dot in front],
-        color=colour,
-        linestyle="none",
-        marker=_MARKERS[number % len(_MARKERS)],
-        markersize=6,
-        markeredgewidth=1.4,
-        zorder=4,
-    )
+    filled = {**look, "linestyle": "none"}
+    axes.plot([dot.size for dot in front], [dot.value for dot in front], **filled, zorder=4)
+    axes.plot([], [], **look, label=_legend(series.name))
     if is_labelled:
         _label_points(axes, shown, series, colour)
 
@@ -187,15 +178,16 @@ def _draw_float(axes: Any, line: FloatLine, chart: Chart) -> None:
     is_one_model = len(set(models)) <= 1
     colour = "#333333" if is_one_model else COLOURS[models.index(line.model) % len(COLOURS)]
     if line.low is not None and line.high is not None and is_one_model:
-        axes.axhspan(line.low, line.high, color=colour, alpha=0.08, linewidth=0)
+        band = f"{_legend(line.name)}, 95 %"
+        axes.axhspan(line.low, line.high, color=colour, alpha=0.08, linewidth=0, label=band)
     axes.axhline(
         line.value, color=colour, linewidth=1.2, linestyle=(0, (2, 2)), label=_legend(line.name)
     )
 
 
 def _draw_fronts(axes: Any, chart: Chart) -> None:
-    """Draw the front of each model as a broad grey line under its points."""
-    label = "Pareto front"
+    """Draw the front of each model as a broad line under its points; one point is no front."""
+    label = "Pareto front (filled)"
     for model in dict.fromkeys(series.model for series in chart.series):
         front = sorted(
             (dot.size, dot.value)
@@ -204,8 +196,10 @@ def _draw_fronts(axes: Any, chart: Chart) -> None:
             for dot in series.dots
             if dot.is_front
         )
-        axes.plot(*zip(*front, strict=True), color="#000000", alpha=0.13, linewidth=7, label=label)
-        label = "_nolegend_"
+        if len(front) > 1:
+            places = zip(*front, strict=True)
+            axes.plot(*places, color=FRONT, linewidth=7, solid_capstyle="round", label=label)
+            label = "_nolegend_"
 
 
 def _finish(figure: Any, axes: Any, shown: Sequence[Entry], chart: Chart) -> None:

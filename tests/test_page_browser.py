@@ -266,6 +266,37 @@ def test_long_names_of_tensors_stay_apart(browser, width) -> None:
     assert browser.all("#tensors-remark")[0].text.startswith("40 of 60 tensors")
 
 
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_names_are_cut_between_words(browser, width) -> None:
+    names = ["conv1.weight", "conv2.weight", "classifier.dense.weight"]
+    sweep = digits_sweep(("optimal",), (2, 4))
+    point = sweep.points[0]
+    rows = tuple(dataclasses.replace(point.tensors[0], name=name) for name in names)
+    points = (dataclasses.replace(point, tensors=rows),)
+    browser.open(page.render([dataclasses.replace(sweep, points=points)]), width=width)
+    labels = [element.text for element in browser.all("#tensors .ytick text")]
+    assert labels[0].startswith("conv1")
+    assert labels[2].startswith("classif")
+
+
+def test_the_toolbar_covers_nothing_of_the_curves(opened) -> None:
+    opened.move_to(opened.all("#curves")[0])
+    bottom, top = opened.run(
+        "const box = (name) => document.querySelector('#curves ' + name).getBoundingClientRect();"
+        "return [box('.modebar').bottom, box('.nsewdrag').top]"
+    )
+    assert bottom <= top
+
+
+def test_the_legend_of_the_curves_has_what_is_drawn(browser) -> None:
+    sweep = digits_sweep()
+    for points, has_front in ((sweep.points, True), (sweep.points[::7], False)):
+        browser.open(page.render([dataclasses.replace(sweep, points=points)]))
+        shown = [element.text for element in browser.all("#curves-legend span")]
+        band = ["float model", "float model, 95 %"]
+        assert shown == band + ["Pareto front (filled)"] * has_front
+
+
 def test_hostile_names_are_shown_and_never_run(browser) -> None:
     browser.open(page.render([hostile(), validated(HOSTILE), reports.CONVERTED], HOSTILE))
     assert browser.run("return document.title") != "broken"

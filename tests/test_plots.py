@@ -84,6 +84,24 @@ def test_a_missing_matplotlib_is_named_with_its_extra(monkeypatch) -> None:
         plots.check_target(Path("plot.png"), force=True)
 
 
+def test_the_legend_has_what_is_drawn_as_it_is_drawn(monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda self, *_, **__: made.append(self)
+    )
+    sweep = digits_sweep()
+    lone = dataclasses.replace(sweep, points=sweep.points[:1])
+    for shown in (sweep, lone):
+        drawn("png", shown)
+    whole, single = (figure.axes[0].get_legend_handles_labels() for figure in made)
+    band = ["float model, 95 %", "float model"]
+    assert whole[1] == ["optimal", "bounded-pdf", *band, "Pareto front (filled)"]
+    assert single[1] == ["optimal", *band]
+    for series, colour in zip(whole[0], plots.COLOURS[:2], strict=False):
+        assert series.get_markerfacecolor() == colour
+    assert whole[0][-1].get_color() == plots.FRONT
+
+
 def palettes() -> dict[str, tuple[str, list[str]]]:
     """Return background and series colours of the plot, and of the page in light and dark."""
     light, dark = page._template("page.css").split("@media (prefers-color-scheme: dark)")

@@ -30,6 +30,14 @@
     return `${text.slice(0, length - 1 - tail)}\u2026${text.slice(-tail)}`;
   }
 
+  // How much of a shared end to leave out: whole words, since "…onv1" tells less than "conv1".
+  function wordsCut(shared) {
+    const words = shared.search(/[^./_: ]*$/);
+    return words > 1 ? words : lettersCut(shared.length);
+  }
+  const lettersCut = (count) => (count > 4 ? count : 0);
+  const reversed = (text) => [...text].reverse().join("");
+
   // What many names share at both ends goes first, since it tells none of them from another.
   function told(names, room) {
     if (names.length < 2 || names.every((name) => name.length <= room)) {
@@ -41,8 +49,13 @@
     while (tail < shortest - head && names.every((name) => name.at(-1 - tail) === names[0].at(-1 - tail))) tail += 1;
     const longest = Math.max(...names.map((name) => name.length));
     const spare = Math.max(0, room - 2 - (longest - head - tail));
-    const from = Math.max(0, head - Math.ceil(spare / 2));
-    const cut = Math.max(0, tail - (spare - (head - from)));
+    let from = wordsCut(names[0].slice(0, Math.max(0, head - Math.ceil(spare / 2))));
+    const kept = Math.max(0, Math.min(tail, spare - (head - from)));
+    let cut = wordsCut(reversed(names[0].slice(names[0].length - tail + kept)));
+    if (longest - from - cut + 2 > room) {  // whole words are too little: to the letter
+      from = lettersCut(head - Math.ceil(spare / 2));
+      cut = lettersCut(tail - Math.max(0, spare - (head - from)));
+    }
     return names.map((name) => {
       const middle = name.slice(from, name.length - cut);
       return shortened((from ? "\u2026" : "") + middle + (cut ? "\u2026" : ""), room);
@@ -140,11 +153,22 @@
     for (const float of chart.floats) {
       entries.push(element("span", {}, swatch(line(floatColour(chart, float, models), "dot", 2)), float.name));
     }
-    entries.push(element("span", {}, swatch(line(colour("--rule"), "solid", 8)), "Pareto front"));
+    for (const float of bandsOf(chart)) {
+      const band = element("rect", { x: 0, y: 1, width: 32, height: 14, fill: colour("--ink"), opacity: 0.12 });
+      entries.push(element("span", {}, swatch(band), `${float.name}, 95 %`));
+    }
+    if (frontTraces(chart).length) {
+      entries.push(element("span", {}, swatch(line(colour("--front"), "solid", 8)), "Pareto front (filled)"));
+    }
     const focused = [...byId("curves-legend").querySelectorAll("input")].indexOf(document.activeElement);
     byId("curves-legend").replaceChildren(...entries);
     if (focused >= 0) byId("curves-legend").querySelectorAll("input")[focused].focus();
   }
+
+  // Bands of several models would cover each other.
+  const bandsOf = (chart) =>
+    new Set(chart.series.map((series) => series.model)).size > 1
+      ? [] : chart.floats.filter((float) => float.low !== null);
 
   function floatColour(chart, float, models) {
     if (models.length <= 1) return colour("--ink");
@@ -155,15 +179,16 @@
 
   function frontTraces(chart) {
     const models = [...new Set(chart.series.map((series) => series.model))];
-    return models.map((model) => {
+    return models.flatMap((model) => {
       const dots = chart.series
         .filter((series) => series.model === model && !hidden.has(series.name))
         .flatMap((series) => series.dots.filter((dot) => dot[5]))
         .sort((a, b) => a[1] - b[1] || a[2] - b[2]);
-      return {
+      if (dots.length < 2) return [];  // one point is no front
+      return [{
         x: dots.map((dot) => dot[1]), y: dots.map((dot) => dot[2]), mode: "lines",
-        line: { color: colour("--rule"), width: 9 }, hoverinfo: "skip",
-      };
+        line: { color: colour("--front"), width: 9 }, hoverinfo: "skip",
+      }];
     });
   }
 
@@ -207,7 +232,7 @@
       type: "line", xref: "paper", x0: 0, x1: 1, y0: float.value, y1: float.value,
       line: { color: floatColour(chart, float, models), width: 1.5, dash: "dot" }, layer: "below",
     }));
-    const bands = models.length > 1 ? [] : chart.floats.filter((float) => float.low !== null).map((float) => ({
+    const bands = bandsOf(chart).map((float) => ({
       type: "rect", xref: "paper", x0: 0, x1: 1, y0: float.low, y1: float.high, layer: "below",
       line: { width: 0 }, fillcolor: colour("--ink"), opacity: 0.07,
     }));
@@ -219,7 +244,7 @@
     const traces = chart.series.map((series, index) => seriesTrace(series, index, isLabelled));
     draw(byId("curves"), [...frontTraces(chart), ...anchors, ...traces], {
       height: isNarrow() ? 340 : 440,
-      margin: { l: 10, r: 12, t: isNarrow() ? 30 : 16, b: 10 },
+      margin: { l: 10, r: 12, t: isNarrow() ? 30 : isTouch() ? 16 : 40, b: 10 },  // of the toolbar
       xaxis: axis(chart.x, { showline: true, nticks: isNarrow() ? 5 : 10 }),
       yaxis: axis(isNarrow() ? "" : chart.y, {}),
       title: isNarrow() ? { text: quoted(chart.y), font: { size: 13 }, x: 0, xanchor: "left", y: 0.99, yanchor: "top" } : undefined,
