@@ -1,8 +1,8 @@
 """Open what models are measured on: sessions, data and metrics, from the options of a caller.
 
-Owns the way from `MeasureOptions` to a reference that has run on all data. What is wrong with names
-(of options, metrics, gates) shows before its first run; with shapes and dtypes, and with what users'
-metrics return, after the first batch; all of it before any candidate is made or looked at.
+Owns the way from `MeasureOptions` to a reference that has run on all data. What is wrong with
+names (of options, metrics, gates) shows before its first run; with shapes, dtypes and
+what users' metrics return, after the first batch; all of it before any candidate is looked at.
 """
 
 from __future__ import annotations
