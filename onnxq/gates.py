@@ -150,7 +150,7 @@ def check_drops(
         if not chosen:
             measured = ", ".join(metric.label for metric in metrics) or "none"
             raise OptionError(
-                f"{drop.gate}: metric {drop.metric!r} is not measured; measured are {measured}, "
+                f"{drop.gate}: metric {drop.metric!r} is not measured; measured are {measured}; "
                 "--metric adds others"
             )
         for metric in chosen:

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxq.errors import InputError
 from onnxq.parallel import blocks
+from onnxq.plaintext import dtype_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -191,7 +192,7 @@ def squared_error_rows(output: Any, target: Array, samples: int) -> Array:
     """
     if not is_numeric(target) or not target.ndim or len(target) != samples:
         raise InputError(
-            f"target: found {target.dtype.name} of shape {list(target.shape)}, expected numbers "
+            f"target: found {dtype_text(target.dtype)} of shape {list(target.shape)}, expected numbers "
             f"with {samples} samples along the first axis"
         )
     if not is_numeric(output):
@@ -252,7 +253,7 @@ def _class_count(scores: Array) -> int | None:
 def _labels(label: Array, samples: int, classes: int | None) -> Array:
     if label.dtype.kind not in "iub" or not label.ndim or label.size != len(label):
         raise InputError(
-            f"label: found {label.dtype.name} of shape {list(label.shape)}, expected one integer "
+            f"label: found {dtype_text(label.dtype)} of shape {list(label.shape)}, expected one integer "
             f"a sample (shape [{samples}])"
         )
     if len(label) != samples:

@@ -183,7 +183,7 @@ def test_a_metric_that_is_not_measured_is_refused() -> None:
     with pytest.raises(OptionError, match=r"metric 'f1@y' is not measured; measured are top1@y"):
         judged(limits, reports.TOP1)
     with pytest.raises(
-        OptionError, match=r"f1@y=0\.1: metric 'f1@y' is not measured; measured are snr, top1@y, "
+        OptionError, match=r"f1@y=0\.1: metric 'f1@y' is not measured; measured are snr, top1@y; "
     ):
         gates.check_drops(limits, resolve(["snr", "top1@y"]))
     gates.check_drops(limits, resolve(["f1"]))

@@ -96,13 +96,14 @@ def test_an_output_that_holds_no_scores_is_described(output: Any, message: str) 
         (np.array([0.0, 1.0]), r"found float64 of shape \[2\], expected one integer a sample"),
         (np.eye(2, dtype=np.int64), r"found int64 of shape \[2, 2\]"),
         (np.array(1), r"found int64 of shape \[\]"),
+        (np.array(["cat", "dog"]), r"found text of shape \[2\]"),
         (np.array([0, 1, 2]), "found 3 labels for 2 samples"),
         (
             np.array([0, 3]),
             "found 3 in sample 1 of these 2, .*; expected 0 to 2, the model's classes",
         ),
         (np.array([-1, 0]), "found -1 in sample 0 of these 2, counted from 0; expected 0 to 2"),
-        (np.array(["cat", "dog"]), "found str96"),
+        (np.array(["cat", "dog"]), "found text"),
     ],
 )
 def test_a_label_that_does_not_fit_is_described(label: Any, message: str) -> None:
