@@ -192,8 +192,8 @@ def squared_error_rows(output: Any, target: Array, samples: int) -> Array:
     """
     if not is_numeric(target) or not target.ndim or len(target) != samples:
         raise InputError(
-            f"target: found {dtype_text(target.dtype)} of shape {list(target.shape)}, expected numbers "
-            f"with {samples} samples along the first axis"
+            f"target: found {dtype_text(target.dtype)} of shape {list(target.shape)}, expected "
+            f"numbers with {samples} samples along the first axis"
         )
     if not is_numeric(output):
         raise Misfit(f"is {_kind(output)}, expected numbers")
@@ -253,8 +253,8 @@ def _class_count(scores: Array) -> int | None:
 def _labels(label: Array, samples: int, classes: int | None) -> Array:
     if label.dtype.kind not in "iub" or not label.ndim or label.size != len(label):
         raise InputError(
-            f"label: found {dtype_text(label.dtype)} of shape {list(label.shape)}, expected one integer "
-            f"a sample (shape [{samples}])"
+            f"label: found {dtype_text(label.dtype)} of shape {list(label.shape)}, expected one "
+            f"integer a sample (shape [{samples}])"
         )
     if len(label) != samples:
         raise InputError(f"label: found {len(label)} labels for {samples} samples")

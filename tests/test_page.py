@@ -250,7 +250,8 @@ def test_a_file_is_only_overwritten_on_demand(tmp_path) -> None:
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install jinja2 plotly, or onnxq\[html\]"):
+    message = r"pip install jinja2 plotly, or onnxq\[html\]"
+    with pytest.raises(MissingDependencyError, match=message):
         page.check_target(Path("page.html"), force=True)
 
 
