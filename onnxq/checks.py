@@ -21,10 +21,10 @@ from onnxq.plaintext import dtype_text
 _Run = tuple[Mapping[str, Any], dict[str, Any], Mapping[str, int]]
 """The inputs of a sample, the reference's outputs for them, and which inputs are constant."""
 
-_LOADS = 10
+_LOADS = 5
 _SHORT_SECONDS = 0.3
 """A shorter load is repeated: the ratio of two single short times would be noise."""
-_LOADING_SECONDS = 0.6
+_LOADING_SECONDS = 0.15
 """Time to spend on repeating, but for the last round."""
 _COMPARABLE_SECONDS = 0.005
 """Where both loads are shorter, what they cost beside the model drowns their ratio."""
