@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from onnxq.cluster import Clustering
+from onnxq.clustering.cluster import Clustering
 from onnxq.encode import fitted
 from onnxq.graphs import Document
 from onnxq.model import Weight, read

@@ -14,25 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
 
-from onnxq import (
-    checks,
-    conversion,
-    draws,
-    files,
-    gates,
-    inspection,
-    measuring,
-    model,
-    recognise,
-    revert,
-    summary,
-    sweeping,
-)
+from onnxq import checks, conversion, draws, files, inspection, model, recognise, revert, summary
 from onnxq.conversion import Progress, ProgressEvent
+from onnxq.data.feeds import load_feeds
+from onnxq.data.watched_data import MeasureEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
-from onnxq.feeds import load_feeds
 from onnxq.graphs import Document
-from onnxq.measure_options import MeasureValues, make_measure_options
 from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_options
 from onnxq.plan import Plan
 from onnxq.ranges import integer_ranges
@@ -40,10 +27,12 @@ from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
 from onnxq.sources import ModelLike, is_path, like, name_of, open_model, to_proto
-from onnxq.sweep_pace import SweepEvent
-from onnxq.sweeping import SweepRequest
-from onnxq.watched_data import MeasureEvent
-from onnxq.working_points import SweepReport
+from onnxq.sweeps import sweeping
+from onnxq.sweeps.sweep_pace import SweepEvent
+from onnxq.sweeps.sweeping import SweepRequest
+from onnxq.sweeps.working_points import SweepReport
+from onnxq.validation import gates, measuring
+from onnxq.validation.measure_options import MeasureValues, make_measure_options
 
 CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
@@ -308,7 +297,8 @@ def validate(
         max_latency_ratio: most latency, candidate through reference, median over runs in turn.
         max_size_ratio: most bytes, candidate through reference.
         progress: called with a MeasureEvent for each batch of samples and each tensor.
-        **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`.
+        **options: the fields of `onnxq.validation.measure_options.MeasureOptions`, such as
+            `data="val.npz"`.
 
     Returns:
         The report; its `passed` says whether the candidate runs and every gate holds. No gate
@@ -355,8 +345,8 @@ def sweep(
         command_line: command that makes the report again, to be kept in it.
         plot_metric: metric that the report will be drawn by; refused at once if it is not measured.
         progress: called with a SweepEvent after each point.
-        **options: the fields of `onnxq.measure_options.MeasureOptions`, such as `data="val.npz"`;
-            `layers` and `performance` belong to `validate`.
+        **options: the fields of `onnxq.validation.measure_options.MeasureOptions`, such as
+            `data="val.npz"`; `layers` and `performance` belong to `validate`.
 
     Returns:
         The report; a point that failed has its error in it.

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from onnxq import cli_measure
-from onnxq import cli_options as o
-from onnxq.delivery import Delivery, exit_codes, say, version
+from onnxq.console import cli_measure
+from onnxq.console import cli_options as o
+from onnxq.console.delivery import Delivery, exit_codes, say, version
 from onnxq.errors import OptionError, ValidationError
 from onnxq.plaintext import one_line
 

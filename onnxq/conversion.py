@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onnxq import ahead, cluster, files, graphs, layout, model, revert, summary, tensors
+from onnxq import ahead, files, graphs, layout, model, revert, summary, tensors
 from onnxq.checks import Check
+from onnxq.clustering import cluster
 from onnxq.encode import Encoded, encode
 from onnxq.graphs import Document
 from onnxq.model import Weight

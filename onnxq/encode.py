@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxq import bitpack, codebook
-from onnxq.cluster import Clustering, ClusterOptions, fit, halved, indexed
+from onnxq import bitpack
+from onnxq.clustering import codebook
+from onnxq.clustering.cluster import Clustering, ClusterOptions, fit, halved, indexed
 from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, is_plain, tile_rows, used_form
 from onnxq.options import Init
 from onnxq.parallel import blocks

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.cluster import count_distinct
+from onnxq.clustering.cluster import count_distinct
+from onnxq.clustering.survey import sample
 from onnxq.graphs import Document
 from onnxq.model import Weight, read
 from onnxq.options import ConvertOptions
 from onnxq.parallel import ordered_map
 from onnxq.selection import width_for
-from onnxq.survey import sample
 from onnxq.tensors import Array
 
 READ_BUDGET = 256 << 20

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from onnxq import record_json
 from onnxq.checks import Check
 from onnxq.errors import InputError
-from onnxq.measurements import DataUsed, GateRow, LayerRow, MetricRow, Performance
+from onnxq.validation.measurements import DataUsed, GateRow, LayerRow, MetricRow, Performance
 
 SCHEMA_VERSION = 1
 """Version of the JSON; it changes when a field goes or changes its meaning, not when one comes."""

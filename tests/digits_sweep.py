@@ -11,9 +11,9 @@ import numpy as np
 
 import onnxq
 from onnxq.checks import FedInput
-from onnxq.measurements import DataUsed, Estimate, MetricRow
 from onnxq.report import FileSize, Report
-from onnxq.working_points import SweepReport, WorkingPoint
+from onnxq.sweeps.working_points import SweepReport, WorkingPoint
+from onnxq.validation.measurements import DataUsed, Estimate, MetricRow
 
 MODELS = Path(__file__).parent.parent / "models"
 BITS = range(2, 9)

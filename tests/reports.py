@@ -6,15 +6,6 @@ import math
 
 from onnxq.checks import Check, FedInput
 from onnxq.differences import OutputDifference
-from onnxq.measurements import (
-    DataUsed,
-    Estimate,
-    GateRow,
-    LayerRow,
-    MetricRow,
-    Performance,
-    Timing,
-)
 from onnxq.report import (
     AnyReport,
     ConsumerRow,
@@ -27,6 +18,15 @@ from onnxq.report import (
     TensorRow,
     ValidateReport,
     WeightRow,
+)
+from onnxq.validation.measurements import (
+    DataUsed,
+    Estimate,
+    GateRow,
+    LayerRow,
+    MetricRow,
+    Performance,
+    Timing,
 )
 
 VERSIONS = {"onnxq": "0.1.0", "onnx": "1.21.0"}

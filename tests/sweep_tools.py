@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxq import api, metrics
+from onnxq import api
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
-from onnxq.evaluation import Evaluation
-from onnxq.measure_options import MeasureOptions
-from onnxq.measure_setup import Look, Measure
-from onnxq.measurements import DataUsed, Estimate, MetricRow
 from onnxq.report import Report
-from onnxq.sweeping import SweepRequest, Tools, sweep
+from onnxq.sweeps.sweeping import SweepRequest, Tools, sweep
+from onnxq.validation import metrics
+from onnxq.validation.evaluation import Evaluation
+from onnxq.validation.measure_options import MeasureOptions
+from onnxq.validation.measure_setup import Look, Measure
+from onnxq.validation.measurements import DataUsed, Estimate, MetricRow
 
 BITS = (2, 3, 4, 5, 6, 7)
 

@@ -6,9 +6,9 @@ import math
 
 from onnxq.checks import Check, FedInput
 from onnxq.differences import OutputDifference
-from onnxq.measurements import DataUsed, Estimate, MetricRow
 from onnxq.report import FileSize
-from onnxq.working_points import SweepReport, WorkingPoint
+from onnxq.sweeps.working_points import SweepReport, WorkingPoint
+from onnxq.validation.measurements import DataUsed, Estimate, MetricRow
 from tests import reports
 
 DATA = DataUsed(

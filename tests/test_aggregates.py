@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxq import aggregates, sample_rows
+from onnxq.validation import aggregates, sample_rows
 
 
 def rows_of(left: object, right: object) -> np.ndarray:

@@ -11,9 +11,10 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 import onnxq
-from onnxq import cluster, model
 from onnxq import encode as encoding
+from onnxq import model
 from onnxq.ahead import fit_open, open_tensors, working_bytes
+from onnxq.clustering import cluster
 from onnxq.encode import encode
 from onnxq.options import make_options
 from onnxq.plan import form_of, make_plan

@@ -24,8 +24,8 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "mana
 # They only re-export and start the program, so they stand outside the table.
 OUTSIDE_THE_TABLE = {"__init__", "__main__"}
 # Their functions are the public interface: one parameter per choice of the caller.
-MANY_PARAMETERS = {"api", "cli", "cli_measure"}
-PRINTING = {"cli", "delivery"}
+MANY_PARAMETERS = {"api", "cli", "console.cli_measure"}
+PRINTING = {"cli", "console.delivery"}
 # Where the name to import differs from the package's.
 DISTRIBUTIONS = {
     "google": "protobuf",
@@ -68,7 +68,7 @@ def module_table() -> dict[str, Row]:
     rows = {}
     for line in (ROOT / "docs" / "design.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if len(cells) != 4 or not re.fullmatch(r"`\w+`", cells[1]):
+        if len(cells) != 4 or not re.fullmatch(r"`[\w.]+`", cells[1]):
             continue
         words = [] if cells[3] == "-" else [word.strip() for word in cells[3].split(",")]
         names = [word.split()[0] for word in words]
@@ -83,16 +83,27 @@ def module_table() -> dict[str, Row]:
 
 @functools.cache
 def tree(module: str) -> ast.Module:
-    path = PACKAGE / f"{module}.py"
+    path = source(module)
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+def source(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
 def modules() -> list[str]:
-    return sorted(path.stem for path in PACKAGE.glob("*.py"))
+    """Return the modules by dotted name inside the package, such as `clustering.optimal`."""
+    found = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    return sorted(".".join(path.parts) for path in found)
+
+
+def packages() -> list[str]:
+    return [module for module in modules() if module.endswith(".__init__")]
 
 
 def table_modules() -> list[str]:
-    return [module for module in modules() if module not in OUTSIDE_THE_TABLE]
+    outside = {*OUTSIDE_THE_TABLE, *packages()}
+    return [module for module in modules() if module not in outside]
 
 
 def imports(module: str) -> Iterator[Import]:
@@ -107,9 +118,10 @@ def _imports(node: ast.AST, *, at_start: bool) -> Iterator[Import]:
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: relative import"
             assert child.module is not None
-            if child.module == "onnxq":
+            if child.module in {"onnxq", *(f"onnxq.{name[:-9]}" for name in packages())}:
                 for alias in child.names:
-                    yield Import(name=f"onnxq.{alias.name}", line=child.lineno, at_start=at_start)
+                    name = f"{child.module}.{alias.name}"
+                    yield Import(name=name, line=child.lineno, at_start=at_start)
             else:
                 yield Import(name=child.module, line=child.lineno, at_start=at_start)
         elif name := _imported_by_call(child):
@@ -155,9 +167,8 @@ def test_imports_only_lower_levels(module: str) -> None:
     for imported in imports(module):
         if imported.top != "onnxq":
             continue
-        parts = imported.name.split(".")
-        assert len(parts) > 1, f"{module}.py:{imported.line}: import the module that owns the name"
-        other = parts[1]
+        other = imported.name.partition(".")[2]
+        assert other, f"{module}.py:{imported.line}: import the module that owns the name"
         assert other in table, f"{module}.py:{imported.line}: {other} is not in docs/design.md"
         assert table[other].level < table[module].level, (
             f"{module}.py:{imported.line}: {module} (level {table[module].level}) imports "
@@ -176,7 +187,7 @@ def test_imports_only_the_listed_third_party_packages(module: str) -> None:
         assert not (imported.at_start and imported.top in row.lazy), f"{where} must be lazy"
 
 
-@pytest.mark.parametrize("module", sorted(OUTSIDE_THE_TABLE))
+@pytest.mark.parametrize("module", sorted({*OUTSIDE_THE_TABLE, *packages()}))
 def test_the_entry_points_import_nothing_else(module: str) -> None:
     for imported in imports(module):
         inside = imported.top == "onnxq" or imported.top in sys.stdlib_module_names
@@ -191,7 +202,7 @@ def test_only_runtime_knows_onnxruntime(module: str) -> None:
 
 @pytest.mark.parametrize("module", modules())
 def test_module_is_short_and_says_what_it_owns(module: str) -> None:
-    lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").count("\n")
+    lines = source(module).read_text(encoding="utf-8").count("\n")
     assert lines <= MODULE_LINES
     assert ast.get_docstring(tree(module)), "the module docstring is missing"
 
@@ -224,9 +235,10 @@ def test_only_the_interface_takes_many_parameters(module: str) -> None:
 
 @pytest.mark.parametrize("module", modules())
 def test_module_names_say_something(module: str) -> None:
-    assert module not in FORBIDDEN_NAMES
     public = {function.name for function, is_method in functions("api") if not is_method}
-    assert module not in public, "a module must not bear the name of a public function"
+    for name in module.split("."):
+        assert name not in FORBIDDEN_NAMES
+        assert name not in public, "a module must not bear the name of a public function"
 
 
 @pytest.mark.parametrize("module", [name for name in modules() if name not in PRINTING])

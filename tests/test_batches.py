@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from onnxq.batches import Batch, DataOptions, Dataset
+from onnxq.data.batches import Batch, DataOptions, Dataset
 from onnxq.errors import OptionError
 
 

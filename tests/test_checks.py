@@ -78,7 +78,7 @@ class Loads:
 def test_short_loads_are_repeated_in_turn_and_the_best_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loads = Loads(monkeypatch, 0.2, 0.1, 0.02, 0.15, 0.14, 0.03, 0.09, 0.19)
+    loads = Loads(monkeypatch, 0.2, 0.1, 0.02, 0.05, 0.04, 0.03, 0.09, 0.09)
     a, b = scaled(1), scaled(2)
     check = compare(a, b)
     assert loads.sources == [a, b] * 4

@@ -15,9 +15,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import onnxq
-from onnxq import report, working_points
+from onnxq import report
 from onnxq.cli import app
 from onnxq.errors import BudgetError, InputError, OnnxqError, OutputError
+from onnxq.sweeps import working_points
 from tests import reports, sweeps
 from tests.test_report import closed
 from tests.tiny_models import from_text, scaled

@@ -9,11 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxq import kernels, lloyd, optimal, survey
-from onnxq.cluster import Clustering, ClusterOptions, Init, count_distinct, fit
-from onnxq.codebook import assign, decode, distortion
+from onnxq.clustering import kernels, lloyd, optimal, survey
+from onnxq.clustering.cluster import Clustering, ClusterOptions, Init, count_distinct, fit
+from onnxq.clustering.codebook import assign, decode, distortion
+from onnxq.clustering.spectrum import Spectrum, condensed, spectrum
 from onnxq.errors import InputError, OptionError
-from onnxq.spectrum import Spectrum, condensed, spectrum
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64]
@@ -375,7 +375,7 @@ def test_equal_costs_are_joined_into_k_runs() -> None:
 
 def test_a_small_model_never_imports_the_compiler() -> None:
     code = (
-        "import sys, numpy as np; from onnxq.cluster import fit\n"
+        "import sys, numpy as np; from onnxq.clustering.cluster import fit\n"
         "rng = np.random.default_rng(0)\n"
         "for _ in range(10): fit(rng.standard_normal(4000).astype('f4'), 16)\n"
         "assert 'numba' not in sys.modules"
@@ -388,7 +388,7 @@ def test_compiling_survives_folders_that_cannot_be_written() -> None:
         "import numba.core.caching as c\n"
         "def refuse(*a, **k): raise OSError('read-only')\n"
         "c._CacheLocator.ensure_cache_path = refuse\n"
-        "import numpy as np; from onnxq.kernels import compiled, squared_residuals\n"
+        "import numpy as np; from onnxq.clustering.kernels import compiled, squared_residuals\n"
         "a = np.ones(4, 'f4'); i = np.zeros(4, 'u1')\n"
         "assert compiled(squared_residuals)(a, i, np.zeros(1)) == 4.0"
     )

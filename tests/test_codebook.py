@@ -8,8 +8,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxq import codebook, kernels
-from onnxq.codebook import assign, assign_measured, decode, distortion, signal_power, thresholds
+from onnxq.clustering import codebook, kernels
+from onnxq.clustering.codebook import (
+    assign,
+    assign_measured,
+    decode,
+    distortion,
+    signal_power,
+    thresholds,
+)
 from onnxq.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]

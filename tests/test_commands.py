@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from onnxq import cli_options, commands
 from onnxq.cli import app
+from onnxq.console import cli_options
 from onnxq.options import make_options
+from onnxq.sweeps import commands
 
 SETTINGS: list[dict[str, Any]] = [
     {"bits": 3},

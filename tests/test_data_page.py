@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import onnxq
-from onnxq.media_files import IMAGES
-from onnxq.preprocess import PRESETS, AudioPreprocess, ImagePreprocess
-from onnxq.preprocess_file import load_preprocess, read_mapping
+from onnxq.data.media_files import IMAGES
+from onnxq.data.preprocess import PRESETS, AudioPreprocess, ImagePreprocess
+from onnxq.data.preprocess_file import load_preprocess, read_mapping
 from tests.pictures import save_image
 
 ROOT = Path(__file__).parent.parent

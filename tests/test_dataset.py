@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxq.batches import DataOptions
-from onnxq.dataset import open_dataset
+from onnxq.data.batches import DataOptions
+from onnxq.data.dataset import open_dataset
+from onnxq.data.preprocess import PRESETS, Preprocess
 from onnxq.errors import InputError, OptionError
-from onnxq.preprocess import PRESETS, Preprocess
 from onnxq.runtime import InputSpec
 
 X = [InputSpec(name="x", dtype="float32", shape=("N", 3))]

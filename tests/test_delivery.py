@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from onnxq.delivery import exit_codes
+from onnxq.console.delivery import exit_codes
 from tests.tiny_models import scaled
 
 ROOT = Path(__file__).parent.parent

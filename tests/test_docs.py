@@ -15,7 +15,7 @@ import typer.main
 import onnxq
 from onnxq import errors, options
 from onnxq.cli import app
-from onnxq.measure_options import MeasureOptions
+from onnxq.validation.measure_options import MeasureOptions
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("*.md", "docs/**/*.md", "models/*.md", "tools/**/*.md")

@@ -4,7 +4,7 @@ import weakref
 import numpy as np
 
 from onnxq import runtime
-from onnxq.drawn_data import GivenData, RandomData
+from onnxq.data.drawn_data import GivenData, RandomData
 from onnxq.draws import Recipe
 from tests.tiny_models import from_text, scaled
 

@@ -8,11 +8,11 @@ import pytest
 
 import onnxq
 from onnxq import model
-from onnxq.drawn_data import GivenData
-from onnxq.effects import rank_layers
+from onnxq.data.drawn_data import GivenData
 from onnxq.errors import InputError
-from onnxq.measurements import LayerRow
-from onnxq.reference_runs import ReferenceRuns
+from onnxq.validation.effects import rank_layers
+from onnxq.validation.measurements import LayerRow
+from onnxq.validation.reference_runs import ReferenceRuns
 from tests import graphs
 
 

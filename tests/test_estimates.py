@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from onnxq import aggregates, estimates
-from onnxq.measurements import Estimate
+from onnxq.validation import aggregates, estimates
+from onnxq.validation.measurements import Estimate
 
 
 def column(*values: float) -> np.ndarray:

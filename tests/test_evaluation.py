@@ -4,15 +4,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import metrics, runtime
-from onnxq.batches import DataOptions, Dataset
-from onnxq.dataset import open_dataset
-from onnxq.drawn_data import GivenData, RandomData
+from onnxq import runtime
+from onnxq.data.batches import DataOptions, Dataset
+from onnxq.data.dataset import open_dataset
+from onnxq.data.drawn_data import GivenData, RandomData
 from onnxq.errors import InputError, OptionError, ValidationError
-from onnxq.evaluation import Evaluation, evaluate
-from onnxq.measurements import MetricRow
-from onnxq.reference_runs import ReferenceRuns
-from onnxq.tallies import MetricError
+from onnxq.validation import metrics
+from onnxq.validation.evaluation import Evaluation, evaluate
+from onnxq.validation.measurements import MetricRow
+from onnxq.validation.reference_runs import ReferenceRuns
+from onnxq.validation.tallies import MetricError
 from tests.tiny_models import from_text, scaled
 
 IDENTITY = from_text("g (float[N, 3] x) => (float[N, 3] y) { y = Identity(x) }")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxq.data.feeds import load_feeds, without_labels
 from onnxq.errors import InputError
-from onnxq.feeds import load_feeds, without_labels
 
 
 def test_archive_gives_its_arrays_by_name(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq import figures, overlay
-from onnxq.figures import Chart, chart, pareto
+from onnxq.pages import figures, overlay
+from onnxq.pages.figures import Chart, chart, pareto
 from onnxq.report import FileSize
-from onnxq.working_points import SweepReport
+from onnxq.sweeps.working_points import SweepReport
 from tests import reports
 from tests.digits_sweep import digits_sweep
 

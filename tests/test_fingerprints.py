@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from onnxq import fingerprints, model
+from onnxq import model
 from onnxq.errors import InputError
+from onnxq.sweeps import fingerprints
 from tests import graphs
 
 

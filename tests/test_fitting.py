@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq.fitting import describe, fixed_size, is_optional, is_tensor, misfit
+from onnxq.data.fitting import describe, fixed_size, is_optional, is_tensor, misfit
 from onnxq.runtime import InputSpec
 
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq import gates
 from onnxq.checks import Check
 from onnxq.errors import OptionError
-from onnxq.gates import Drop, Gates, make_gates
-from onnxq.measurements import Estimate, GateRow, MetricRow
-from onnxq.metrics import resolve
+from onnxq.validation import gates
+from onnxq.validation.gates import Drop, Gates, make_gates
+from onnxq.validation.measurements import Estimate, GateRow, MetricRow
+from onnxq.validation.metrics import resolve
 from tests import reports
 
 SKIPPED = Check(status="skipped", reason="x: cannot be run", samples=1)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq import grid
 from onnxq.errors import OptionError
 from onnxq.options import ConvertOptions
+from onnxq.sweeps import grid
 
 WIDTHS = st.sets(st.integers(1, 16), min_size=1)
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from onnxq.data.imagery import read_image
+from onnxq.data.preprocess import PRESETS, ImagePreprocess, Resize
 from onnxq.errors import InputError, MissingDependencyError
-from onnxq.imagery import read_image
-from onnxq.preprocess import PRESETS, ImagePreprocess, Resize
 from tests.pictures import pixels, save_image
 
 PLAIN = ImagePreprocess(dtype="uint8", layout="NHWC")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from onnxq import journal
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
 from onnxq.errors import InputError, OutputError
-from onnxq.journal import Entry, Journal
-from onnxq.measurements import DataUsed, Estimate, MetricRow
-from onnxq.working_points import WorkingPoint
+from onnxq.sweeps import journal
+from onnxq.sweeps.journal import Entry, Journal
+from onnxq.sweeps.working_points import WorkingPoint
+from onnxq.validation.measurements import DataUsed, Estimate, MetricRow
 from tests import reports
 
 DATA = DataUsed(kind="npz", path="val.npz", samples=3, truths=("label",))
@@ -117,7 +117,7 @@ def test_what_cannot_be_opened_is_an_output_error(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
 def test_one_sweep_at_a_time_writes_a_file(tmp_path: Path) -> None:
     script = (
-        "import sys, pathlib; from onnxq.journal import Journal\n"
+        "import sys, pathlib; from onnxq.sweeps.journal import Journal\n"
         "with Journal(pathlib.Path(sys.argv[1])): pass"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "s")]

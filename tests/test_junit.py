@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq import gates, junit
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
-from onnxq.gates import Gates
 from onnxq.report import ValidateReport
+from onnxq.validation import gates, junit
+from onnxq.validation.gates import Gates
 from tests import reports
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import lloyd
-from onnxq.cluster import ClusterOptions, fit
-from onnxq.ladder import Ladder
-from onnxq.windows import SortedStream, Stream
+from onnxq.clustering import lloyd
+from onnxq.clustering.cluster import ClusterOptions, fit
+from onnxq.clustering.ladder import Ladder
+from onnxq.clustering.windows import SortedStream, Stream
 from tests.test_windows import FIXED_BYTES, KINDS, extra_bytes, of_counts, ordered
 
 STARTS: tuple[Any, ...] = ("bounded-pdf", "quantile", "uniform")

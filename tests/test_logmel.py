@@ -15,9 +15,9 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxq.data.logmel import logmel, mel_filters, read_logmel
+from onnxq.data.preprocess import AudioPreprocess, Log
 from onnxq.errors import InputError, OptionError
-from onnxq.logmel import logmel, mel_filters, read_logmel
-from onnxq.preprocess import AudioPreprocess, Log
 from tests.pictures import save_wav, wav_bytes
 
 RATE = 16000

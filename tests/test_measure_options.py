@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.errors import OptionError
-from onnxq.measure_options import (
+from onnxq.validation.measure_options import (
     MeasureOptions,
     make_measure_options,
     parse_all,

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import measure_setup, model, runtime
+from onnxq import model, runtime
 from onnxq.errors import InputError, OptionError, UnsupportedError, ValidationError
-from onnxq.measure_options import MeasureOptions, make_measure_options
-from onnxq.measure_setup import open_measure
+from onnxq.validation import measure_setup
+from onnxq.validation.measure_options import MeasureOptions, make_measure_options
+from onnxq.validation.measure_setup import open_measure
 from tests.tiny_models import from_text, scaled
 
 CUSTOM = "g (float[2] x) => (float[2] y) { y = x.Unheard (x) }"

@@ -4,8 +4,8 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from onnxq import measure_tables as tables
-from onnxq.measurements import Estimate, GateRow, LayerRow
+from onnxq.console import measure_tables as tables
+from onnxq.validation.measurements import Estimate, GateRow, LayerRow
 from tests import reports
 
 

@@ -7,7 +7,8 @@ import pytest
 from onnx import ModelProto
 
 import onnxq
-from onnxq import junit, profiling, runtime
+from onnxq import runtime
+from onnxq.data.watched_data import MeasureEvent
 from onnxq.errors import (
     InputError,
     MissingDependencyError,
@@ -15,9 +16,9 @@ from onnxq.errors import (
     OptionError,
     UnsupportedError,
 )
-from onnxq.measurements import Performance, Timing
 from onnxq.report import ValidateReport, from_json
-from onnxq.watched_data import MeasureEvent
+from onnxq.validation import junit, profiling
+from onnxq.validation.measurements import Performance, Timing
 from tests import graphs
 from tests.tiny_models import from_text, scaled
 

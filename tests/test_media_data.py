@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq.batches import DataOptions
-from onnxq.dataset import open_dataset
+from onnxq.data.batches import DataOptions
+from onnxq.data.dataset import open_dataset
+from onnxq.data.logmel import read_logmel
+from onnxq.data.media_data import MediaData
+from onnxq.data.preprocess import PRESETS, AudioPreprocess, ImagePreprocess, Preprocess, Resize
 from onnxq.errors import InputError, OnnxqError, OptionError
-from onnxq.logmel import read_logmel
-from onnxq.media_data import MediaData
-from onnxq.preprocess import PRESETS, AudioPreprocess, ImagePreprocess, Preprocess, Resize
 from onnxq.runtime import InputSpec
 from tests.pictures import pixels, save_image, save_wav
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxq.data.media_files import IMAGES, entries, labelled, listing, paired
 from onnxq.errors import InputError
-from onnxq.media_files import IMAGES, entries, labelled, listing, paired
 
 PNG = (".png",)
 

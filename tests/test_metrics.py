@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from onnxq import metrics
 from onnxq.errors import MissingDependencyError, OptionError
-from onnxq.metrics import KNOWN, default_names, resolve
 from onnxq.runtime import OutputSpec
+from onnxq.validation import metrics
+from onnxq.validation.metrics import KNOWN, default_names, resolve
 
 
 def spec(*shape: Any, dtype: str = "float32", name: str = "y") -> OutputSpec:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxq import npy_stream
+from onnxq.data import npy_stream
+from onnxq.data.npy_stream import open_archive
 from onnxq.errors import InputError
-from onnxq.npy_stream import open_archive
 
 SAVERS: dict[str, Callable[..., None]] = {
     "stored": np.savez,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxq import batches
-from onnxq.batches import Batch, DataOptions
+from onnxq.data import batches
+from onnxq.data.batches import Batch, DataOptions
+from onnxq.data.npz_data import NpzData, open_npz
 from onnxq.errors import InputError, OptionError, UnsupportedError
-from onnxq.npz_data import NpzData, open_npz
 from onnxq.runtime import InputSpec, OutputSpec
 
 F4 = np.float32

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from onnxq import overlay
 from onnxq.errors import InputError, OptionError
-from onnxq.measurements import Estimate, MetricRow
+from onnxq.pages import overlay
 from onnxq.report import FileSize
+from onnxq.validation.measurements import Estimate, MetricRow
 from tests import reports
 from tests.digits_sweep import digits_sweep
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from onnxq import page, page_tables
 from onnxq.errors import InputError, MissingDependencyError, OutputError
-from onnxq.measurements import (
+from onnxq.pages import page, page_tables
+from onnxq.report import FileSize, ValidateReport
+from onnxq.sweeps.working_points import SweepReport
+from onnxq.validation.measurements import (
     DataUsed,
     Estimate,
     GateRow,
@@ -24,8 +26,6 @@ from onnxq.measurements import (
     Performance,
     Timing,
 )
-from onnxq.report import FileSize, ValidateReport
-from onnxq.working_points import SweepReport
 from tests import reports, sweeps
 from tests.digits_sweep import digits_sweep
 from tests.hostile_names import HOSTILE

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from onnxq import page
+from onnxq.pages import page
 from tests import reports
 from tests.digits_sweep import digits_sweep
 from tests.hostile_names import HOSTILE

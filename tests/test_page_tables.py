@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from onnxq import overlay, page_tables
-from onnxq.page_tables import Cell
+from onnxq.pages import overlay, page_tables
+from onnxq.pages.page_tables import Cell
 from tests import reports, sweeps
 from tests.digits_sweep import digits_sweep
 

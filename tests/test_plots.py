@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxq import overlay, page, plots
 from onnxq.errors import MissingDependencyError, OptionError, OutputError
-from onnxq.figures import chart
+from onnxq.pages import overlay, page, plots
+from onnxq.pages.figures import chart
 from onnxq.report import FileSize
 from tests import reports
 from tests.digits_sweep import digits_sweep

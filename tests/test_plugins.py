@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import aggregates, plugins
 from onnxq.errors import InputError, OptionError
+from onnxq.validation import aggregates, plugins
 
 OUTPUTS = {"y": np.array([[1.0], [3.0]])}
 SAMPLE = {"x": np.zeros((2, 4), np.float32), "label": np.array([1, 2])}

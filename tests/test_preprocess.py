@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from onnxq.data.preprocess import PRESETS, AudioPreprocess, ImagePreprocess, Resize
 from onnxq.errors import OptionError
-from onnxq.preprocess import PRESETS, AudioPreprocess, ImagePreprocess, Resize
 
 AUDIO = AudioPreprocess(sample_rate=16000, n_fft=512, n_mels=40)
 

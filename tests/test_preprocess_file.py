@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxq.data.preprocess import PRESETS, AudioPreprocess, ImagePreprocess, Log, Resize
+from onnxq.data.preprocess_file import load_preprocess, read_mapping
 from onnxq.errors import InputError, OptionError
-from onnxq.preprocess import PRESETS, AudioPreprocess, ImagePreprocess, Log, Resize
-from onnxq.preprocess_file import load_preprocess, read_mapping
 
 AUDIO = {"kind": "audio", "sample_rate": 16000, "n_fft": 400, "n_mels": 40}
 

@@ -9,10 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxq import probe, record_json
+from onnxq import record_json
 from onnxq.errors import InputError
-from onnxq.probe import Job, Result, Subject, Turns
 from onnxq.runtime import SessionSettings
+from onnxq.validation import probe
+from onnxq.validation.probe import Job, Result, Subject, Turns
 from tests.tiny_models import from_text, scaled
 
 NEEDS_RESET = pytest.mark.skipif(
@@ -65,7 +66,7 @@ def test_memory_is_measured_of_one_load_and_one_run(tmp_path: Path) -> None:
 def in_its_own_process(folder: Path, wanted: Job) -> Result:
     """Return the result of a job as it is in earnest: of a process that has done nothing else."""
     (folder / probe.JOB).write_text(json.dumps(record_json.to_json(wanted)), encoding="utf-8")
-    command = [sys.executable, "-m", "onnxq.probe", str(folder)]
+    command = [sys.executable, "-m", "onnxq.validation.probe", str(folder)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
     data = json.loads((folder / probe.RESULT).read_text(encoding="utf-8"))
     return record_json.from_json(Result, data)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxq import profiling
 from onnxq.errors import InputError, OptionError, UnsupportedError
-from onnxq.measurements import Performance
-from onnxq.probe import Job, Result
 from onnxq.runtime import SessionSettings
+from onnxq.validation import profiling
+from onnxq.validation.measurements import Performance
+from onnxq.validation.probe import Job, Result
 from tests.tiny_models import scaled
 
 ONES = {"x": np.ones((2, 3), np.float32)}

@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxq import report_tables
+from onnxq.console import report_tables
 
 PACKAGE = Path(__file__).parent.parent / "onnxq"
 JUDGES = ("reason_by_kind", "_by_role", "_by_option")
@@ -44,6 +44,6 @@ def recorded(tree: ast.AST) -> Iterator[str]:
 
 
 def test_reasons_of_the_tables_are_those_that_the_code_gives() -> None:
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
     found = {reason for tree in trees for reason in (*returned(tree), *recorded(tree))}
     assert found == set(report_tables.REASONS)

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import metrics, runtime
-from onnxq.batches import DataOptions
-from onnxq.dataset import open_dataset
-from onnxq.drawn_data import GivenData, RandomData
+from onnxq import runtime
+from onnxq.data.batches import DataOptions
+from onnxq.data.dataset import open_dataset
+from onnxq.data.drawn_data import GivenData, RandomData
 from onnxq.draws import Recipe
 from onnxq.errors import InputError, OptionError, UnsupportedError
-from onnxq.evaluation import evaluate
-from onnxq.reference_runs import Carried, ReferenceRuns, _Store
+from onnxq.validation import metrics
+from onnxq.validation.evaluation import evaluate
+from onnxq.validation.reference_runs import Carried, ReferenceRuns, _Store
 from tests.test_evaluation import IDENTITY, SHIFTED, STATEFUL, data_of, run, saved
 from tests.tiny_models import from_text
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from onnxq import render, report_tables
 from onnxq.checks import Check
+from onnxq.console import render, report_tables
 from onnxq.report import AnyReport, ConsumerRow, FileSize, Report, RestoreReport, SkipRow
 from tests import reports
 

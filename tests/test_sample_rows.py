@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import aggregates, sample_rows
 from onnxq.errors import InputError
-from onnxq.sample_rows import Misfit
+from onnxq.validation import aggregates, sample_rows
+from onnxq.validation.sample_rows import Misfit
 
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]], np.float32)
 

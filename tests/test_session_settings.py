@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from onnxq import measure_options, runtime, session_settings
+from onnxq import runtime, session_settings
 from onnxq.errors import OptionError
 from onnxq.session_settings import SessionSettings
+from onnxq.validation import measure_options
 from tests.tiny_models import scaled
 
 

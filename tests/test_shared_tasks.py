@@ -9,11 +9,12 @@ import pytest
 
 from examples.shared_tasks import make_data
 from examples.shared_tasks import metrics as task_metrics
-from onnxq import metrics, runtime
-from onnxq.batches import DataOptions
-from onnxq.dataset import open_dataset
-from onnxq.evaluation import evaluate
-from onnxq.reference_runs import ReferenceRuns
+from onnxq import runtime
+from onnxq.data.batches import DataOptions
+from onnxq.data.dataset import open_dataset
+from onnxq.validation import metrics
+from onnxq.validation.evaluation import evaluate
+from onnxq.validation.reference_runs import ReferenceRuns
 from tests.real_models import path_of, shared_folder
 
 ROOT = Path(__file__).parent.parent

@@ -7,8 +7,8 @@ import dataclasses
 import io
 from pathlib import Path
 
-from onnxq import sweep_csv
-from onnxq.grid import parse_axis
+from onnxq.sweeps import sweep_csv
+from onnxq.sweeps.grid import parse_axis
 from tests import sweeps
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxq import model, summary, sweep_keys
-from onnxq.grid import make_grid
-from onnxq.measure_options import MeasureOptions
+from onnxq import model, summary
+from onnxq.sweeps import sweep_keys
+from onnxq.sweeps.grid import make_grid
+from onnxq.validation.measure_options import MeasureOptions
 from tests import graphs
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxq import sweep_pace
-from onnxq.sweep_pace import Meter, SweepEvent
+from onnxq.sweeps import sweep_pace
+from onnxq.sweeps.sweep_pace import Meter, SweepEvent
 
 
 def test_the_pace_is_that_of_the_points_alone(monkeypatch: pytest.MonkeyPatch) -> None:

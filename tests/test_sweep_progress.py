@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from onnxq import sweep_progress
-from onnxq.sweep_pace import SweepEvent
+from onnxq.console import sweep_progress
+from onnxq.sweeps.sweep_pace import SweepEvent
 
 
 def event(done: int, eta: float | None, point: str = "") -> SweepEvent:

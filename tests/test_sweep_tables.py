@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from onnxq import sweep_tables
-from onnxq.working_points import SweepReport
+from onnxq.console import sweep_tables
+from onnxq.sweeps.working_points import SweepReport
 from tests import sweeps
 
 

@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 import onnxq
-from onnxq import api, memory, sweeping
+from onnxq import api, memory
 from onnxq.errors import (
     InputError,
     MissingDependencyError,
@@ -27,13 +27,14 @@ from onnxq.errors import (
     UnsupportedError,
     ValidationError,
 )
-from onnxq.grid import make_grid
-from onnxq.measure_options import MeasureOptions
-from onnxq.measure_setup import open_measure
 from onnxq.report import Report
-from onnxq.sweep_pace import SweepEvent
-from onnxq.sweeping import SweepRequest, sweep
-from onnxq.working_points import SweepReport, WorkingPoint, load_report
+from onnxq.sweeps import sweeping
+from onnxq.sweeps.grid import make_grid
+from onnxq.sweeps.sweep_pace import SweepEvent
+from onnxq.sweeps.sweeping import SweepRequest, sweep
+from onnxq.sweeps.working_points import SweepReport, WorkingPoint, load_report
+from onnxq.validation.measure_options import MeasureOptions
+from onnxq.validation.measure_setup import open_measure
 from tests import graphs
 from tests.sweep_tools import BITS, Bench
 

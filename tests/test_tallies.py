@@ -3,14 +3,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import metrics
-from onnxq.aggregates import MEAN
 from onnxq.differences import OutputSums
 from onnxq.errors import InputError
-from onnxq.measurements import MetricRow
-from onnxq.metrics import Metric
-from onnxq.plugins import Plugin
-from onnxq.tallies import Step, Tally
+from onnxq.validation import metrics
+from onnxq.validation.aggregates import MEAN
+from onnxq.validation.measurements import MetricRow
+from onnxq.validation.metrics import Metric
+from onnxq.validation.plugins import Plugin
+from onnxq.validation.tallies import Step, Tally
 
 
 def step(reference: Any, candidate: Any, samples: int = 2, **sample: Any) -> Step:

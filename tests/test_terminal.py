@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from onnxq import terminal
+from onnxq.console import terminal
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.batches import Batch
-from onnxq.drawn_data import GivenData
-from onnxq.watched_data import FirstSamples, MeasureEvent, NotedData, Told, WatchedData
+from onnxq.data.batches import Batch
+from onnxq.data.drawn_data import GivenData
+from onnxq.data.watched_data import FirstSamples, MeasureEvent, NotedData, Told, WatchedData
 
 
 def data(*samples: int) -> GivenData:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxq import kernels, optimal, survey
-from onnxq import spectrum as spectra
-from onnxq.cluster import ClusterOptions, fit
-from onnxq.spectrum import Spectrum, spectrum
-from onnxq.windows import CellStream, Heavy, Outer, SortedStream, Stream
+from onnxq.clustering import kernels, optimal, survey
+from onnxq.clustering import spectrum as spectra
+from onnxq.clustering.cluster import ClusterOptions, fit
+from onnxq.clustering.spectrum import Spectrum, spectrum
+from onnxq.clustering.windows import CellStream, Heavy, Outer, SortedStream, Stream
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FIXED_BYTES = 16 << 20

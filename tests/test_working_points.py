@@ -10,9 +10,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from onnxq import report, working_points
+from onnxq import report
 from onnxq.errors import InputError
-from onnxq.working_points import load_report
+from onnxq.sweeps import working_points
+from onnxq.sweeps.working_points import load_report
 from tests import reports, sweeps
 
 

@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxq.cluster import ClusterOptions, Init, count_distinct, fit
-from onnxq.codebook import assign, decode
+from onnxq.clustering.cluster import ClusterOptions, Init, count_distinct, fit
+from onnxq.clustering.codebook import assign, decode
 from tests.property.strategies import FLOAT_DTYPES, Array, finite_values, flat_weights
 from tests.test_cluster import INITS, check, least_cost, same_bytes
 

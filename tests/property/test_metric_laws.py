@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from scipy.spatial import distance
 
-from onnxq import aggregates, estimates, sample_rows
+from onnxq.validation import aggregates, estimates, sample_rows
 
 sklearn = pytest.importorskip("sklearn.metrics", reason="needs the 'metrics' extra")
 Array = np.ndarray[Any, np.dtype[Any]]

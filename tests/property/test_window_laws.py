@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxq import lloyd, optimal
-from onnxq.ladder import Ladder
-from onnxq.windows import SortedStream, Stream
+from onnxq.clustering import lloyd, optimal
+from onnxq.clustering.ladder import Ladder
+from onnxq.clustering.windows import SortedStream, Stream
 from tests.property.strategies import Array
 from tests.test_windows import of_counts
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from onnxq.bitpack import pack
-from onnxq.cluster import fit
-from onnxq.codebook import assign, distortion
-from onnxq.optimal import solve
-from onnxq.spectrum import spectrum
+from onnxq.clustering.cluster import fit
+from onnxq.clustering.codebook import assign, distortion
+from onnxq.clustering.optimal import solve
+from onnxq.clustering.spectrum import spectrum
 from tools.bench import record
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -1,0 +1,1 @@
+"""What models are run on: files, images, sounds and random inputs, batch by batch."""

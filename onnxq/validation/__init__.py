@@ -1,0 +1,1 @@
+"""A candidate against its reference: metrics, their spread, times and memory, gates."""
