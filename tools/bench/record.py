@@ -61,8 +61,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def run(command: Sequence[str]) -> Finished:
     """Run a command to its end and measure it; its stderr goes to ours.
 
-    The peak is never below that of the calling process, which the system counts as the child's past;
-    a benchmark that loads little itself is not concerned.
+    The peak is never below that of the calling process, which the system counts as the child's
+    past; a benchmark that loads little itself is not concerned.
 
     Raises:
         RuntimeError: the command's exit status is not 0.
