@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from onnxq import checks, conversion, draws, files, inspection, model, recognise, revert, summary
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.data.feeds import load_feeds
-from onnxq.data.watched_data import MeasureEvent
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.graphs import Document
 from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_options
@@ -27,12 +26,12 @@ from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
 from onnxq.sources import ModelLike, is_path, like, name_of, open_model, to_proto
-from onnxq.sweeps import sweeping
-from onnxq.sweeps.sweep_pace import SweepEvent
-from onnxq.sweeps.sweeping import SweepRequest
-from onnxq.sweeps.working_points import SweepReport
-from onnxq.validation import gates, measuring
 from onnxq.validation.measure_options import MeasureValues, make_measure_options
+
+if TYPE_CHECKING:  # a conversion needs nothing of what measures
+    from onnxq.data.watched_data import MeasureEvent
+    from onnxq.sweeps.sweep_pace import SweepEvent
+    from onnxq.sweeps.working_points import SweepReport
 
 CHECK_LIMIT_BYTES = 1 << 30
 """A larger model is only checked when a number of samples is asked for."""
@@ -307,6 +306,8 @@ def validate(
     Raises:
         OnnxqError: the options are at fault, or a model or the data cannot be read.
     """
+    from onnxq.validation import gates, measuring
+
     limits = gates.make_gates(min_snr, max_drop, max_latency_ratio, max_size_ratio)
     chosen = make_measure_options(options)
     measuring.check_options(chosen, limits, has_inputs=inputs is not None)
@@ -355,7 +356,9 @@ def sweep(
         OnnxqError: the options are at fault, the model, the data or the state file cannot be read
             or written, or every point failed.
     """
-    request = SweepRequest(
+    from onnxq.sweeps import sweeping
+
+    request = sweeping.SweepRequest(
         bits=bits,
         axes=grid or {},
         measure=make_measure_options({"performance": False, **options}),

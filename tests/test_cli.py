@@ -596,6 +596,19 @@ def test_help_is_light() -> None:
     assert "--bits" in done.stdout
 
 
+def test_a_conversion_loads_nothing_of_what_measures() -> None:
+    code = (
+        "import sys; import onnxq.api\n"
+        "heavy = {'scipy', 'sklearn', 'numba', 'matplotlib', 'PIL', 'yaml', 'onnxruntime'}\n"
+        "heavy |= {'rich', 'onnxq.validation.metrics', 'onnxq.sweeps.sweeping'}\n"
+        "sys.exit(str(heavy & set(sys.modules) or ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "\n")
+
+
 COMMANDS = ["convert", "inspect", "report", "restore", "sweep", "validate"]
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from onnxq.errors import MissingDependencyError
 
@@ -295,7 +294,8 @@ def _auc(rows: Array) -> float:
         return np.nan
     metrics, sides = import_sklearn("auc"), _auc_sides(rows)
     # Ranks have the order of the scores and no infinities, which scikit-learn refuses.
-    areas = [metrics.roc_auc_score(positive, stats.rankdata(s)) for positive, s in sides]
+    rankdata = importlib.import_module("scipy.stats").rankdata
+    areas = [metrics.roc_auc_score(positive, rankdata(s)) for positive, s in sides]
     return float(np.mean(areas)) if areas else np.nan
 
 

@@ -8,12 +8,13 @@ samples' differences or from the same resamples. The seed is fixed; equal rows g
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from onnxq.parallel import blocks
 from onnxq.validation.aggregates import Aggregate, Weighted
@@ -30,7 +31,7 @@ MIN_DRAWN = 10
 
 _SEED = 0
 _BATCH_NUMBERS = 1 << 22
-_Z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 _BISECTIONS = 60
 UNDEFINED = Estimate(value=None)
 
@@ -164,7 +165,8 @@ def _spread(values: Array, groups: Array | None) -> tuple[float, float, float]:
         sums = np.bincount(groups, values - value)
         count = len(sums)
         error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / n
-    return value, error, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    quantile = importlib.import_module("scipy.special").stdtrit
+    return value, error, float(quantile(count - 1, (1 + CONFIDENCE) / 2))
 
 
 def _share(values: Array, groups: Array | None) -> Estimate:
