@@ -22,6 +22,7 @@ from onnxq.validation.measurements import (
     MetricRow,
     Performance,
     Timing,
+    short_name,
 )
 
 
@@ -73,22 +74,12 @@ def short_labels(rows: Sequence[MetricRow]) -> list[str]:
     has_one_output = len({row.output for row in rows if row.output is not None}) <= 1
     full = [row.name if has_one_output else row.label for row in rows]
     short = [
-        _function(row.name) + label[len(row.name) :] for row, label in zip(rows, full, strict=True)
+        short_name(row.name) + label[len(row.name) :] for row, label in zip(rows, full, strict=True)
     ]
     return [
         brief if short.count(brief) == 1 else label
         for brief, label in zip(short, full, strict=True)
     ]
-
-
-def _function(name: str) -> str:
-    """Return the function of a metric of the user's own; another name as it is.
-
-    >>> _function("tasks.metrics:score"), _function("psnr:1.0"), _function("top1")
-    ('score', 'psnr:1.0', 'top1')
-    """
-    _, _, function = name.rpartition(":")
-    return function if function.isidentifier() else name
 
 
 def metric_details(rows: Sequence[MetricRow]) -> list[str]:

@@ -19,7 +19,7 @@ from onnxq.plaintext import one_line, plain
 from onnxq.quantities import size_text
 from onnxq.report import AnyReport, FileSize, Report, ValidateReport
 from onnxq.sweeps.working_points import SweepReport, WorkingPoint
-from onnxq.validation.measurements import Estimate, MetricRow, finite
+from onnxq.validation.measurements import Estimate, MetricRow, finite, short_name
 
 DrawnReport = Report | ValidateReport | SweepReport
 """The reports that can be drawn."""
@@ -299,5 +299,5 @@ def _model_names(files: Sequence[FileSize]) -> list[str]:
 
 
 def _title(row: MetricRow, *, has_output: bool) -> str:
-    title = _TITLES.get(row.name, one_line(row.name))
+    title = _TITLES.get(row.name, one_line(short_name(row.name)))
     return title if row.output is None or not has_output else f"{title}, {one_line(row.output)}"

@@ -233,6 +233,16 @@ def named(
     ]
 
 
+def short_name(name: str) -> str:
+    """Return the function of a metric of the user's own; another name as it is.
+
+    >>> short_name("tasks.metrics:score"), short_name("psnr:1.0"), short_name("top1")
+    ('score', 'psnr:1.0', 'top1')
+    """
+    _, _, function = name.rpartition(":")
+    return function if function.isidentifier() else name
+
+
 def finite(value: float | None) -> float | None:
     """Return a number that JSON can hold, or None."""
     return value if value is not None and math.isfinite(value) else None
