@@ -1,0 +1,1 @@
+"""Weights as products of two smaller ones: which, of what rank, and what that loses."""
