@@ -126,7 +126,8 @@ class OutputSums:
 
     def difference(self, name: str) -> OutputDifference:
         """Return the differences of all that was taken in, under the output's name."""
-        if self.mismatch is not None:
+        is_undefined = self.is_equal and not self.compared
+        if self.mismatch is not None or is_undefined:
             return OutputDifference(
                 name=name,
                 snr_db=-math.inf,
@@ -134,15 +135,7 @@ class OutputSums:
                 cosine=None,
                 is_equal=False,
                 mismatch=self.mismatch,
-            )
-        if self.is_equal and not self.compared:
-            return OutputDifference(
-                name=name,
-                snr_db=-math.inf,
-                max_abs=None,
-                cosine=None,
-                is_equal=False,
-                undefined=self._nothing(),
+                undefined=self._nothing() if self.mismatch is None else None,
             )
         norms = math.sqrt(self.signal) * math.sqrt(self.other)
         is_defined = 0 < norms < math.inf and math.isfinite(self.product)

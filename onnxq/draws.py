@@ -92,18 +92,6 @@ def random_feeds(
     }
 
 
-def run_random(
-    session: Session, sample: int, seed: int, recipe: Recipe = PLAIN
-) -> tuple[Feeds, dict[str, Any]]:
-    """Return the first random feeds that the model accepts, and its outputs for them.
-
-    Raises:
-        OnnxqError: see `accepted`.
-    """
-    found = accepted(session, sample, seed, recipe)
-    return found.feeds, found.outputs
-
-
 def accepted(session: Session, sample: int, seed: int, recipe: Recipe = PLAIN) -> Accepted:
     """Return the first random feeds that the model accepts, and what became of them.
 

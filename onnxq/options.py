@@ -231,8 +231,8 @@ def _check_width(option: str, bits: object) -> None:
 
 
 def _check_number(option: str, value: object) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and 0 <= value <= sys.float_info.max):  # type: ignore[operator]
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else -1
+    if not 0 <= number <= sys.float_info.max:
         raise OptionError(f"{option}: found {value!r}, expected a number >= 0")
 
 

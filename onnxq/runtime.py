@@ -273,11 +273,13 @@ def _misfit(spec: InputSpec, value: Any) -> str | None:
     is_text = array.dtype.kind in "OUS"
     if is_text != (spec.dtype == "str") or not (is_text or array.dtype.name == spec.dtype):
         return f"found dtype {dtype_text(array.dtype)}, expected {spec.dtype}"
-    fits = len(array.shape) == len(spec.shape) and all(
-        not isinstance(size, int) or size < 0 or size == found
-        for size, found in zip(spec.shape, array.shape, strict=True)
-    )
+    fits = len(array.shape) == len(spec.shape) and all(map(is_size, spec.shape, array.shape))
     return None if fits else f"found shape {list(array.shape)}, expected {_text(spec.shape)}"
+
+
+def is_size(expected: int | str | None, found: int) -> bool:
+    """Tell whether an array may have a size along an axis that a model declares."""
+    return not isinstance(expected, int) or expected < 0 or expected == found
 
 
 def _text(shape: tuple[int | str | None, ...]) -> str:

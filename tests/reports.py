@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from onnxq.checks import Check, FedInput
 from onnxq.differences import OutputDifference
@@ -344,3 +345,15 @@ ALL: dict[str, AnyReport] = {
     "validated": VALIDATED,
     "invalid": INVALID,
 }
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema that also rejects fields it does not name, so that each is published."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: closed(value) for key, value in schema.items()}
+    if "properties" in schema:
+        result["additionalProperties"] = False
+    return result

@@ -23,7 +23,8 @@ ROWS = from_text(
 def test_random_feeds_of_every_type_are_accepted(dtype: str) -> None:
     model = from_text(f"g ({dtype}[N, 2] x) => ({dtype}[N, 2] y) {{ y = Identity(x) }}")
     session = runtime.open_session(model)
-    feeds, outputs = draws.run_random(session, 0, 0)
+    found = draws.accepted(session, 0, 0)
+    feeds, outputs = found.feeds, found.outputs
     np.testing.assert_array_equal(outputs["y"], feeds["x"])
 
 
@@ -48,12 +49,13 @@ def test_open_dimensions_are_one_unless_named() -> None:
 
 
 def test_a_size_that_the_model_accepts_is_found() -> None:
-    feeds, _ = draws.run_random(runtime.open_session(REFLECT), 0, 0)
+    feeds = draws.accepted(runtime.open_session(REFLECT), 0, 0).feeds
     assert feeds["x"].shape == (1, 224)
 
 
 def test_integers_out_of_range_fall_back_to_zero() -> None:
-    feeds, outputs = draws.run_random(runtime.open_session(ROWS), 0, 0)
+    found = draws.accepted(runtime.open_session(ROWS), 0, 0)
+    feeds, outputs = found.feeds, found.outputs
     assert feeds["i"].tolist() == [0, 0, 0, 0]
     assert outputs["y"].tolist() == [7, 7, 7, 7]
 
@@ -63,7 +65,7 @@ def test_the_first_error_is_raised_where_nothing_works() -> None:
         "g (float[2] x) => (float[3] y) <int64[1] s = {3}> { z = Abs(x) y = Reshape(z, s) }"
     )
     with pytest.raises((InputError, UnsupportedError), match=r"cannot be run: .*Reshape") as info:
-        draws.run_random(runtime.open_session(model), 0, 0)
+        draws.accepted(runtime.open_session(model), 0, 0)
     assert "\n" not in str(info.value)
     assert "onnxruntime_src" not in str(info.value)
 
@@ -119,7 +121,7 @@ def test_the_retry_stays_within_the_range() -> None:
         "g (int64[4] i) => (float[4] y) <float[6] w = {0.0, 0.0, 0.0, 7.0, 0.0, 0.0}>"
         "{ y = Gather<axis = 0>(w, i) }"
     )
-    feeds, _ = draws.run_random(runtime.open_session(model), 0, 0, Recipe(ranges={"i": (3, 1000)}))
+    feeds = draws.accepted(runtime.open_session(model), 0, 0, Recipe(ranges={"i": (3, 1000)})).feeds
     assert feeds["i"].tolist() == [3, 3, 3, 3]
 
 
@@ -158,7 +160,7 @@ def test_what_was_fed_in_the_place_of_random_values_is_known(
 def test_a_recipe_that_does_not_fit_is_an_option_error(recipe: Recipe, message: str) -> None:
     session = runtime.open_session(scaled(2))
     with pytest.raises(OptionError, match=message):
-        draws.run_random(session, 0, 0, recipe)
+        draws.accepted(session, 0, 0, recipe)
 
 
 @pytest.mark.parametrize(

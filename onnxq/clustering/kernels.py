@@ -49,7 +49,7 @@ def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
     try:
         kept = numba.njit(cache=True, nogil=True)(kernel)
     except RuntimeError:  # numba's word for "no writable cache folder"
-        return numba.njit(nogil=True)(kernel)  # type: ignore[no-any-return]
+        return _fresh(kernel)
 
     def run(*args: Any) -> Any:
         try:
@@ -64,7 +64,8 @@ def compiled(kernel: Callable[..., Any]) -> Callable[..., Any]:
 def _fresh(kernel: Callable[..., Any]) -> Callable[..., Any]:
     import numba
 
-    return numba.njit(nogil=True)(kernel)  # type: ignore[no-any-return]
+    machine_code: Callable[..., Any] = numba.njit(nogil=True)(kernel)
+    return machine_code
 
 
 def least_weight_path(runs: Any, penalty: float, best: Any, parent: Any, queue: Any) -> None:

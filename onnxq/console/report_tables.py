@@ -220,17 +220,27 @@ def share(part: int, whole: int) -> str:
 
 def make_table(first: str, *others: str) -> Table:
     """Return an empty table: names on the left, figures on the right, nothing ever cut."""
-    table = Table(
+    table = bare_table()
+    table.add_column(first, overflow="fold")
+    add_figures(table, *others)
+    return table
+
+
+def bare_table() -> Table:
+    """Return a table without columns, as all our tables look."""
+    return Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
         padding=(0, 1, 0, 0),
         header_style="bold",
     )
-    table.add_column(first, overflow="fold")
-    for name in others:
+
+
+def add_figures(table: Table, *names: str | Text) -> None:
+    """Add columns of figures to a table."""
+    for name in names:
         table.add_column(name, justify="right", overflow="fold")
-    return table
 
 
 def place(name: str, graph: str) -> Text:

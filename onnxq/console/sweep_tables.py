@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from onnxq.console.measure_tables import short_labels
+from onnxq.console.report_tables import add_figures, bare_table
 from onnxq.plaintext import plain
 from onnxq.sweeps.sweep_csv import metric_labels, snr
 from onnxq.sweeps.working_points import SweepReport, WorkingPoint
@@ -54,20 +54,12 @@ def point_table(report: SweepReport, *, verbose: bool = False) -> Table:
     done = [point for point in report.points if point.error is None]
     labels = _labels(done, is_full=verbose or bool(report.options.get("metrics")))
     has_series = any(point.series for point in done)
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-    )
+    table = bare_table()
     if has_series:
         table.add_column("series", overflow="fold")
-    for name in ("bits", "bytes", "ratio", "bits/w", "CE2 bytes", "SNR dB"):
-        table.add_column(name, justify="right", overflow="fold")
+    add_figures(table, "bits", "bytes", "ratio", "bits/w", "CE2 bytes", "SNR dB")
     examples = list(labels.values())
-    for name in short_labels(examples):
-        table.add_column(Text(plain(name)), justify="right", overflow="fold")
+    add_figures(table, *(Text(plain(name)) for name in short_labels(examples)))
     float_cells = [
         "-" if has_series else "float",
         f"{report.model.file_bytes:,}",

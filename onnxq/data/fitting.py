@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxq.plaintext import dtype_text, plain
-from onnxq.runtime import InputSpec, OutputSpec
+from onnxq.runtime import InputSpec, OutputSpec, is_size
 
 
 def misfit(spec: InputSpec, dtype: np.dtype[Any], shape: Sequence[int]) -> str | None:
@@ -23,7 +23,7 @@ def misfit(spec: InputSpec, dtype: np.dtype[Any], shape: Sequence[int]) -> str |
     'found float64 [8, 4], expected float32 [N, 3]'
     """
     fits = has_dtype(spec, dtype) and len(shape) == len(spec.shape)
-    if fits and all(map(_is_size, spec.shape, shape)):
+    if fits and all(map(is_size, spec.shape, shape)):
         return None
     return f"found {dtype_text(dtype)} {list(shape)}, expected {describe(spec)}"
 
@@ -47,7 +47,7 @@ def can_continue(output: OutputSpec, spec: InputSpec) -> bool:
     """
     fits = output.dtype == spec.dtype and len(output.shape) == len(spec.shape)
     return fits and all(
-        not isinstance(found, int) or found < 0 or _is_size(size, found)
+        not isinstance(found, int) or found < 0 or is_size(size, found)
         for size, found in zip(spec.shape, output.shape, strict=True)
     )
 
@@ -72,10 +72,6 @@ def is_tensor(spec: InputSpec) -> bool:
 def is_optional(spec: InputSpec) -> bool:
     """Tell whether a model runs without an input."""
     return spec.dtype.startswith("optional")
-
-
-def _is_size(expected: int | str | None, found: int) -> bool:
-    return not isinstance(expected, int) or expected < 0 or expected == found
 
 
 def _size_text(size: int | str | None) -> str:

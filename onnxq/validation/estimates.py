@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxq.parallel import blocks
 from onnxq.validation.aggregates import Aggregate, Weighted
-from onnxq.validation.measurements import Estimate
+from onnxq.validation.measurements import Estimate, finite
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -140,11 +140,7 @@ def _values(aggregate: Aggregate, rows: Array) -> Array:
 
 
 def _plain(value: float) -> Estimate:
-    return Estimate(value=_finite(value))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return Estimate(value=finite(value))
 
 
 def _mean(values: Array, groups: Array | None) -> Estimate:
@@ -285,7 +281,7 @@ def _percentiles(value: float, drawn: Array, is_difference: bool) -> Estimate:
 
 
 def _estimate(value: float, error: float, low: float, high: float) -> Estimate:
-    finite = [_finite(item) for item in (error, low, high)]
-    if None in finite:
+    known = [finite(item) for item in (error, low, high)]
+    if None in known:
         return _plain(value)
-    return Estimate(value=value, standard_error=finite[0], low=finite[1], high=finite[2])
+    return Estimate(value=value, standard_error=known[0], low=known[1], high=known[2])

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
@@ -339,12 +339,12 @@ def _ratio_rows(
     )
 
 
-def _drop(metric: object, limit: object) -> Drop:
+def _drop(metric: object, limit: Any) -> Drop:
     if not isinstance(metric, str) or not metric.strip():
         raise OptionError(f"--max-drop: found {metric!r}, expected the name of a metric")
     is_relative = isinstance(limit, str) and limit.strip().endswith("%")
     try:
-        value = float(limit.strip().removesuffix("%") if isinstance(limit, str) else limit)  # type: ignore[arg-type]
+        value = float(limit.strip().removesuffix("%") if isinstance(limit, str) else limit)
     except (TypeError, ValueError):
         value = math.nan
     if isinstance(limit, bool) or not 0 <= value < math.inf:
@@ -355,5 +355,6 @@ def _drop(metric: object, limit: object) -> Drop:
 
 
 def _is_number(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)

@@ -120,7 +120,7 @@ def _function(name: str) -> Callable[..., Any]:
     if added:
         sys.path.insert(0, folder)
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        found: Callable[..., Any] | None = getattr(importlib.import_module(module), attribute, None)
     except (Exception, SystemExit) as err:
         raise OptionError(f"metric {name}: module {module!r}: {_told(err)}") from err
     finally:
@@ -128,7 +128,7 @@ def _function(name: str) -> Callable[..., Any]:
             sys.path.remove(folder)
     if not callable(found):
         raise OptionError(f"metric {name}: module {module!r} has no function {attribute!r}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _guarded(name: str, aggregate: Any) -> Callable[[Array], float]:
