@@ -112,7 +112,7 @@ def imagecomp(graph: Graph) -> None:
     value = graph.double("decoder_up2", value)
     last = Conv(inputs=16, outputs=3, size=3)
     value = graph.conv("decoder_conv6", value, last, IMAGECOMP_LAST, 0.5)
-    bounds = [graph.constant("black", 0), graph.constant("white", 1)]
+    bounds = [graph.numbers("black", 0), graph.numbers("white", 1)]
     value = graph.add("Clip", "clip", [value, *bounds])
     graph.finish(value, "reconstruction", shape)
 

@@ -5,9 +5,9 @@ A network is a function that draws its layers on a `Graph`. Each layer asks for 
 with the values. So one drawing serves trained weights, synthetic ones, and a list of what there is.
 
 Layouts are ONNX's: Conv weights [out, in, height, width], Gemm weights [out, in] (transB), images
-[batch, channels, height, width]. All tensors are float32 initializers; constants that configure an
-operator (scales of Resize, bounds of Clip) are `Constant` nodes, so that the initializers are
-exactly the network's parameters.
+[batch, channels, height, width]. All tensors are float32 initializers. Numbers that configure an
+operator (scales of Resize, bounds of Clip) are integers of `Constant` nodes, cast: the floats of
+the file are exactly the network's parameters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 OPSET = 17
 IR_VERSION = 8
@@ -101,10 +101,14 @@ class Graph:
             node.attribute.append(helper.make_attribute(key, value))
         return output
 
-    def constant(self, name: str, values: float | Sequence[float]) -> str:
-        """Append a Constant node that holds float32 values."""
-        tensor = numpy_helper.from_array(np.asarray(values, dtype=np.float32))
-        return self.add("Constant", name, [], value=tensor)
+    def numbers(self, name: str, numbers: int | list[int]) -> str:
+        """Append whole numbers that configure an operator, as float32 values.
+
+        They are stored as integers and cast, so that no reader counts them among the parameters.
+        """
+        attribute = "value_ints" if isinstance(numbers, list) else "value_int"
+        value = self.add("Constant", f"{name}_int", [], **{attribute: numbers})
+        return self.add("Cast", name, [value], to=TensorProto.FLOAT)
 
     def tensor(self, name: str, kind: Kind, shape: tuple[int, ...], level: float) -> str:
         """Store one initializer."""
@@ -163,7 +167,7 @@ class Graph:
 
     def double(self, name: str, value: str) -> str:
         """Append a Resize to twice the height and width, each pixel repeated."""
-        scales = self.constant(f"{name}_scales", [1, 1, 2, 2])
+        scales = self.numbers(f"{name}_scales", [1, 1, 2, 2])
         return self.add(
             "Resize",
             name,
