@@ -1,15 +1,15 @@
 """What a command found and did, as records that become the published JSON and come back from it.
 
 Owns the fields and their meaning (docs/report.md, schema/report.schema.json), not their wording on
-a terminal (`render`) and not their computation (`api`). Every byte of an output file is in the
-ledger, and every tensor of the model is in exactly one of `tensors` and `skipped`.
+a terminal (`render`) and not their computation (`api`); `report_rows` has the rows. Every byte of
+an output file is in the ledger, and every tensor of the model is in exactly one of `tensors` and
+`skipped`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
@@ -17,133 +17,21 @@ from typing import Any, Literal
 from onnxq import record_json
 from onnxq.checks import Check
 from onnxq.errors import InputError
+from onnxq.report_rows import NO_WEIGHTS as NO_WEIGHTS
+from onnxq.report_rows import ConsumerRow as ConsumerRow
+from onnxq.report_rows import FactorLedger as FactorLedger
+from onnxq.report_rows import FactorRow as FactorRow
+from onnxq.report_rows import FileSize as FileSize
+from onnxq.report_rows import Ledger as Ledger
+from onnxq.report_rows import SkipRow as SkipRow
+from onnxq.report_rows import TensorRow as TensorRow
+from onnxq.report_rows import WeightRow as WeightRow
+from onnxq.report_rows import WidthRow as WidthRow
+from onnxq.report_rows import sum_by_width as sum_by_width
 from onnxq.validation.measurements import DataUsed, GateRow, LayerRow, MetricRow, Performance
 
 SCHEMA_VERSION = 1
 """Version of the JSON; it changes when a field goes or changes its meaning, not when one comes."""
-
-NO_WEIGHTS = frozenset(
-    {"already-quantized", "attribute", "empty", "not-float", "parameter", "sparse"}
-)
-"""Reasons of skipped tensors that are no float weights, and so have no share of the weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileSize:
-    """Name a model file and its size, external data files included; no path in memory.
-
-    `ratio` is how many times smaller an output is than its input; a report fills it in.
-    `data_files` are the names of the files beside an output that hold its values.
-    """
-
-    path: str | None
-    file_bytes: int
-    ratio: float | None = None
-    data_files: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON-ready values; `ratio` only where there is one."""
-        fields = record_json.fields_to_json(self)
-        if self.ratio is None:
-            del fields["ratio"]
-        if not self.data_files:
-            del fields["data_files"]
-        return fields
-
-    def compared_to(self, original: FileSize) -> FileSize:
-        """Return the record with its `ratio` to an original."""
-        is_known = self.file_bytes > 0
-        ratio = original.file_bytes / self.file_bytes if is_known else None
-        return dataclasses.replace(self, ratio=ratio)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorRow:
-    """Describe one encoded tensor.
-
-    `same_as` names the tensor whose indices and codebook it shares; its own bytes are then 0.
-    `snr_db` is None where decoding is exact. `gap` is the distortion over the proven optimum,
-    minus 1; None where that is not known. `distortion` is the sum of squared errors. `iterations`
-    are rounds of Lloyd or steps of the solver; None where they are not known.
-    """
-
-    name: str
-    graph: str
-    shape: tuple[int, ...]
-    dtype: str
-    elements: int
-    bit_width: int
-    centroids: int
-    index_bytes: int
-    codebook_bytes: int
-    snr_db: float | None
-    scheme: Literal["optimal", "bounded-pdf", "quantile", "uniform", "lossless", "unknown"]
-    layout: Literal["portable", "native", "bytes"]
-    distortion: float | None = None
-    gap: float | None = None
-    iterations: int | None = None
-    is_lossless: bool | None
-    original_bytes: int
-    same_as: str | None = None
-
-    @property
-    def stored_bytes(self) -> int:
-        """Indices and codebook together."""
-        return self.index_bytes + self.codebook_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkipRow:
-    """Describe one tensor that is kept as it is; `reason` is a stable word, `detail` a sentence."""
-
-    name: str
-    graph: str
-    elements: int
-    bytes: int
-    reason: str
-    detail: str = ""
-
-    @property
-    def is_weight(self) -> bool:
-        """Whether the tensor is a float weight that could have been encoded."""
-        return self.reason not in NO_WEIGHTS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ledger:
-    """Account for every byte of a converted model; the parts sum to its file or files."""
-
-    indices: int
-    codebooks: int
-    added_graph: int
-    kept_weights: int
-    original_graph: int
-
-    @property
-    def total(self) -> int:
-        """The sum of the parts."""
-        return (
-            self.indices
-            + self.codebooks
-            + self.added_graph
-            + self.kept_weights
-            + self.original_graph
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the parts and their `total`."""
-        return {**record_json.fields_to_json(self), "total": self.total}
-
-
-@dataclass(frozen=True, kw_only=True)
-class WidthRow:
-    """Sum up the weights of one bit width, or those kept as they are (`bit_width` None)."""
-
-    bit_width: int | None
-    tensors: int
-    elements: int
-    original_bytes: int
-    stored_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,39 +78,6 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsumerRow:
-    """Name one use of a weight: the input of a node, by operator, node name and position."""
-
-    op_type: str
-    node: str
-    input: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightRow:
-    """Describe one tensor of an inspected model and what `convert` would do with it.
-
-    `action` is "convert" with the `bit_width` and the `predicted_bytes`, "keep" with the `reason`
-    and its `detail`, or, in a converted model, "encoded" with the `bit_width`; `bytes` are then
-    those of indices and codebook. Why a tensor was kept is not always known in a converted model.
-    """
-
-    name: str
-    graph: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: str
-    elements: int
-    bytes: int
-    consumers: tuple[ConsumerRow, ...]
-    action: Literal["convert", "keep", "encoded"]
-    bit_width: int | None = None
-    reason: str | None = None
-    detail: str = ""
-    predicted_bytes: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class InspectReport:
     """Hold what `inspect` found; `tensors` and `ledger` belong to a converted model."""
 
@@ -263,6 +118,44 @@ class RestoreReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowRankReport:
+    """Hold what `lowrank` did; `layers` are the weights that factors replaced.
+
+    `parameters_before` and `parameters_after` count all floats of the model's weights. `data` is
+    what the layers' inputs were taken from, None where only the weights were looked at.
+    """
+
+    command: Literal["lowrank"] = "lowrank"
+    input: FileSize
+    output: FileSize | None
+    parameters_before: int
+    parameters_after: int
+    ledger: FactorLedger | None
+    layers: tuple[FactorRow, ...]
+    skipped: tuple[SkipRow, ...]
+    data: DataUsed | None = None
+    check: Check | None
+    notes: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.output is not None:
+            object.__setattr__(self, "output", self.output.compared_to(self.input))
+
+    @property
+    def is_smaller(self) -> bool:
+        """Whether anything was gained."""
+        return self.output is not None and self.output.file_bytes < self.input.file_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values of the published schema."""
+        return _versioned(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidateReport:
     """Hold how a candidate compares with its reference, and whether it passed its gates.
 
@@ -295,46 +188,14 @@ class ValidateReport:
         return _versioned(self)
 
 
-AnyReport = Report | InspectReport | RestoreReport | ValidateReport
+AnyReport = Report | InspectReport | RestoreReport | ValidateReport | LowRankReport
 _KINDS: Mapping[str, type[AnyReport]] = {
     "convert": Report,
     "inspect": InspectReport,
     "restore": RestoreReport,
     "validate": ValidateReport,
+    "lowrank": LowRankReport,
 }
-
-
-def sum_by_width(tensors: Iterable[TensorRow], skipped: Iterable[SkipRow]) -> tuple[WidthRow, ...]:
-    """Return a row for each bit width in use, rising, then one for kept weights if there are any.
-
-    Tensors that are no weights (integers, parameters) are in no row.
-    """
-    encoded: dict[int, list[TensorRow]] = {}
-    for tensor in tensors:
-        encoded.setdefault(tensor.bit_width, []).append(tensor)
-    rows = [
-        WidthRow(
-            bit_width=bit_width,
-            tensors=len(group),
-            elements=sum(tensor.elements for tensor in group),
-            original_bytes=sum(tensor.original_bytes for tensor in group),
-            stored_bytes=sum(tensor.stored_bytes for tensor in group),
-        )
-        for bit_width, group in sorted(encoded.items())
-    ]
-    kept = [row for row in skipped if row.is_weight]
-    kept_bytes = sum(row.bytes for row in kept)
-    if kept:
-        rows.append(
-            WidthRow(
-                bit_width=None,
-                tensors=len(kept),
-                elements=sum(row.elements for row in kept),
-                original_bytes=kept_bytes,
-                stored_bytes=kept_bytes,
-            )
-        )
-    return tuple(rows)
 
 
 def dumps(report: AnyReport) -> str:

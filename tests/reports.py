@@ -10,9 +10,12 @@ from onnxq.differences import OutputDifference
 from onnxq.report import (
     AnyReport,
     ConsumerRow,
+    FactorLedger,
+    FactorRow,
     FileSize,
     InspectReport,
     Ledger,
+    LowRankReport,
     Report,
     RestoreReport,
     SkipRow,
@@ -336,6 +339,75 @@ INVALID = ValidateReport(
     seconds=0.4,
 )
 
+FACTORS = (
+    FactorRow(
+        name="conv[1].weight",
+        graph="main",
+        nodes=("conv1",),
+        kind="conv",
+        shape=(32, 64, 3, 3),
+        dtype="float32",
+        split="spatial-hw",
+        rank=20,
+        full_rank=96,
+        elements=18_432,
+        factor_elements=5_760,
+        original_bytes=73_728,
+        stored_bytes=23_040,
+        energy=0.96875,
+        snr_db=15.0,
+        output_snr_db=21.5,
+        statistics="inputs",
+    ),
+    FactorRow(
+        name="body.weight",
+        graph="main/loop:body",
+        nodes=("dense", ""),
+        kind="matmul",
+        shape=(100, 100),
+        dtype="float32",
+        split="matrix",
+        rank=5,
+        full_rank=100,
+        elements=10_000,
+        factor_elements=1_000,
+        original_bytes=40_000,
+        stored_bytes=4_000,
+        energy=1.0,
+        snr_db=None,
+    ),
+)
+
+REDUCED = LowRankReport(
+    input=FileSize(path="models/in.onnx", file_bytes=120_000),
+    output=FileSize(path="low[1].onnx", file_bytes=35_000, data_files=("low.onnx.data",)),
+    parameters_before=28_464,
+    parameters_after=6_792,
+    ledger=FactorLedger(factors=27_040, added_graph=600, kept_weights=128, original_graph=7_232),
+    layers=FACTORS,
+    skipped=SKIPPED,
+    data=DATA,
+    check=CHECK,
+    notes=("values of 1 layer are not seen",),
+    options={"ratio": 0.3, "ranks": []},
+    versions=VERSIONS,
+    seconds=0.5,
+    peak_memory_bytes=10**8,
+)
+
+NOT_REDUCED = LowRankReport(
+    input=FileSize(path="in.onnx", file_bytes=1_000),
+    output=FileSize(path="out.onnx", file_bytes=1_000),
+    parameters_before=16,
+    parameters_after=16,
+    ledger=None,
+    layers=(),
+    skipped=SKIPPED,
+    check=None,
+    options={"energy": 0.9},
+    versions=VERSIONS,
+)
+
 ALL: dict[str, AnyReport] = {
     "converted": CONVERTED,
     "nothing-gained": NOTHING_GAINED,
@@ -344,6 +416,8 @@ ALL: dict[str, AnyReport] = {
     "restored": RESTORED,
     "validated": VALIDATED,
     "invalid": INVALID,
+    "reduced": REDUCED,
+    "not-reduced": NOT_REDUCED,
 }
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxq.checks import Check
+from onnxq.console import factor_tables
 from onnxq.console import measure_tables as measured
 from onnxq.console import report_tables as tables
 from onnxq.plaintext import plain
@@ -21,6 +22,7 @@ from onnxq.report import (
     AnyReport,
     FileSize,
     InspectReport,
+    LowRankReport,
     Report,
     RestoreReport,
     SkipRow,
@@ -46,6 +48,8 @@ def render(report: AnyReport, console: Console, *, verbose: bool = False) -> Non
             _Page(console).restore(report, verbose=verbose)
         case ValidateReport():
             _Page(console).validate(report, verbose=verbose)
+        case LowRankReport():
+            _Page(console).lowrank(report, verbose=verbose)
 
 
 def worst(rows: Iterable[TensorRow], count: int = WORST) -> list[TensorRow]:
@@ -80,8 +84,8 @@ class _Page:
         self._data_files(report.output)
         self._gain(report)
         if report.check is not None:
-            self._check(report.check)
-            self._hint(report)
+            self._check(report.check, _random(report.check))
+            self._hint(report.check, any(row.snr_db is not None for row in report.tensors))
         self.table(tables.width_table(report.by_width()))
         if report.ledger is not None:
             self.table(tables.ledger_table(report.ledger))
@@ -115,13 +119,13 @@ class _Page:
         self.line(f"{sizes}: {output.ratio:.2f} times smaller{rate}", "green")
         self.line(f"{report.ce2_bytes:,} bytes as published work counts (CE2 bytes, no graph)")
 
-    def _cost(self, report: Report) -> None:
+    def _cost(self, report: Report | LowRankReport) -> None:
         memory = report.peak_memory_bytes
         peak = "" if memory is None else f", at most {memory / 1e6:,.0f} MB of memory"
         self._console.print()
         self.line(f"took {report.seconds:.2f} s{peak}")
 
-    def _check(self, check: Check) -> None:
+    def _check(self, check: Check, fed: str) -> None:
         if check.status == "skipped":
             self.line(f"outputs not compared: {check.reason}", "yellow")
             return
@@ -130,7 +134,6 @@ class _Page:
                 self.line(f"output {output.name!r} is broken: {output.mismatch}", "red")
             if output.undefined is not None:
                 self.line(f"output {output.name!r}: {output.undefined}", "yellow")
-        fed = f"{check.samples} random sample{'' if check.samples == 1 else 's'}"
         if check.is_equal:
             self.line(f"outputs are equal ({fed})", "green")
         elif check.status == "ok" and check.worst_snr_db is not None:
@@ -143,12 +146,8 @@ class _Page:
             self.line(f"output SNR {ratio} dB{off} ({least.name!r}{which}, {fed})")
         self._load(check)
 
-    def _hint(self, report: Report) -> None:
-        """Say where a comparison on random inputs tells nothing of the conversion."""
-        check = report.check
-        is_lossy = any(row.snr_db is not None for row in report.tensors)
-        if check is None:
-            return
+    def _hint(self, check: Check, is_lossy: bool) -> None:
+        """Say where a comparison on random inputs tells nothing of the weights."""
         is_unknown = any(output.undefined is not None for output in check.outputs)
         if is_unknown or (is_lossy and (check.is_equal or _is_drowned(check))):
             self.line(
@@ -223,6 +222,45 @@ class _Page:
                 self.line(f"input {fed.name!r}: {fed.dtype} {list(fed.shape)}")
         self.notes(report.notes)
 
+    def lowrank(self, report: LowRankReport, *, verbose: bool) -> None:
+        self.line(f"{_path(report.input)} -> {_path(report.output)}", "bold")
+        self._data_files(report.output)
+        self._fewer(report)
+        if report.check is not None:
+            self._check(report.check, _random(report.check) if report.data is None else _of(report))
+            if report.data is None:
+                self._hint(report.check, bool(report.layers))
+        rows = factor_tables.worst_first(report.layers)
+        shown = rows if verbose else rows[: factor_tables.SHOWN]
+        title = "weights as factors" if len(shown) == len(rows) else "factors, worst first"
+        self.table(factor_tables.factor_table(shown, title))
+        if hidden := len(rows) - len(shown):
+            self.line(f"{hidden:,} more weight{'' if hidden == 1 else 's'}; --verbose lists them")
+        if report.ledger is not None:
+            self.table(tables.ledger_table(report.ledger))
+        if verbose:
+            self.table(tables.skip_table(report.skipped))
+        else:
+            self.table(tables.reason_table(report.skipped, factor_tables.REASONS))
+        self.notes(report.notes)
+        if verbose:
+            self._cost(report)
+
+    def _fewer(self, report: LowRankReport) -> None:
+        """Say how much smaller a model of low rank is, in bytes and in parameters."""
+        before, after = report.parameters_before, report.parameters_after
+        if report.output is None:
+            return
+        sizes = f"{report.input.file_bytes:,} -> {report.output.file_bytes:,} bytes"
+        if report.is_smaller:
+            self.line(f"{sizes}: {report.output.ratio:.2f} times smaller", "green")
+        else:
+            self.line(f"{sizes}: nothing was gained", "yellow")
+        share = tables.share(after, before)
+        count = len(report.layers)
+        what = f"{count:,} weight{'' if count == 1 else 's'} as factors"
+        self.line(f"{before:,} -> {after:,} parameters ({share} are kept), {what}")
+
     def _verdict(self, report: ValidateReport) -> None:
         passed = "passed" if report.gates else "compared"
         count = len(report.gates)
@@ -269,6 +307,15 @@ def _fed(report: ValidateReport) -> str:
     among = f" of {data.available:,}" if of_all else ""
     where = f" of {data.path}" if data.path is not None else ""
     return f"{count:,} sample{'' if count == 1 else 's'}{among}{where}"
+
+
+def _random(check: Check) -> str:
+    return f"{check.samples} random sample{'' if check.samples == 1 else 's'}"
+
+
+def _of(report: LowRankReport) -> str:
+    count = 0 if report.check is None else report.check.samples
+    return f"{count:,} sample{'' if count == 1 else 's'} of data"
 
 
 def _is_decoded(report: InspectReport) -> bool:

@@ -8,7 +8,7 @@ stand in the first column; nothing is cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -18,7 +18,7 @@ from rich.text import Text
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
 from onnxq.plaintext import plain
-from onnxq.report import Ledger, SkipRow, TensorRow, WeightRow, WidthRow
+from onnxq.report import FactorLedger, Ledger, SkipRow, TensorRow, WeightRow, WidthRow
 
 REASONS = {
     "already-quantized": "quantized before",
@@ -88,7 +88,7 @@ def width_table(rows: Sequence[WidthRow]) -> Table:
     return table
 
 
-def ledger_table(ledger: Ledger) -> Table:
+def ledger_table(ledger: Ledger | FactorLedger) -> Table:
     """Return every byte of the file, part by part, with the total."""
     table = make_table("in the file", "bytes", "share")
     parts = ledger.to_json()
@@ -128,8 +128,9 @@ def skip_table(rows: Sequence[SkipRow]) -> Table:
     return table
 
 
-def reason_table(rows: Iterable[SkipRow]) -> Table:
-    """Return the kept tensors by reason, most bytes first."""
+def reason_table(rows: Iterable[SkipRow], own: Mapping[str, str] | None = None) -> Table:
+    """Return the kept tensors by reason, most bytes first; `own` reasons of a command come first."""
+    known = {**REASONS, **(own or {})}
     groups: dict[str, list[SkipRow]] = {}
     for row in rows:
         groups.setdefault(row.reason, []).append(row)
@@ -141,7 +142,7 @@ def reason_table(rows: Iterable[SkipRow]) -> Table:
             f"{len(group):,}",
             f"{sum(row.elements for row in group):,}",
             f"{_bytes(group):,}",
-            REASONS.get(reason, ""),
+            known.get(reason, ""),
         )
     return table
 
