@@ -183,7 +183,7 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
         notes = summary.form_notes(forms, job.options.layout)
         output_bytes, checked = _save(prepared, job, check)
     except BaseException:
-        _abandon(prepared.store)
+        abandon(prepared.store)
         raise
     about = () if checked is None else checked.notes
     notes = [*_gain_notes(job, prepared, output_bytes), *notes, *about]
@@ -198,7 +198,7 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
         moved_bytes=prepared.moved_bytes,
         check=checked,
         notes=notes,
-        data_files=_data_names(prepared.store),
+        data_files=data_names(prepared.store),
     )
 
 
@@ -218,14 +218,14 @@ def _ready(job: Job, kind: type[files.PlacingStore], progress: Progress | None) 
     prepared = _prepare(job, job.document, job.plan, kind)
     if job.is_requantized or not _gains_nothing(prepared, job):
         return prepared
-    _abandon(prepared.store)
+    abandon(prepared.store)
     document = job.reopen()
     return _prepare(job, document, _dropped(document, job.plan), kind)
 
 
 def _gain_notes(job: Job, prepared: _Prepared, output_bytes: int) -> Iterator[str]:
     """Yield what a user should know of the sizes."""
-    for name in _data_names(prepared.store):
+    for name in data_names(prepared.store):
         yield f"the values stand in {name}, which belongs beside the model: ship both files"
     if job.is_requantized:
         yield "the input was converted before: it was decoded first, tables compare with its floats"
@@ -239,7 +239,8 @@ def _gain_notes(job: Job, prepared: _Prepared, output_bytes: int) -> Iterator[st
         yield "nothing was gained: every tensor is kept, for the reasons listed"
 
 
-def _data_names(store: files.Store) -> tuple[str, ...]:
+def data_names(store: files.Store) -> tuple[str, ...]:
+    """Return the names of the files beside a model that hold its values."""
     final = store.final if isinstance(store, files.DataFileStore) else None
     return (final.name,) if final is not None else ()
 
@@ -267,12 +268,12 @@ def _prepare(job: Job, document: Document, plan: Plan, kind: type[files.PlacingS
     external = job.options.external_data
     if external == "auto" and not plan.tensors and job.input_bytes < MAX_INLINE_BYTES:
         external = "never"  # the same values with longer references would take more bytes
-    store = _store(external, document, job.target, kind)
+    store = open_store(external, document, job.target, kind)
     try:
         layout.strip(document, plan, weights)
         files.move_kept(document, store)
     except BaseException:
-        _abandon(store)
+        abandon(store)
         raise
     moved = sum(model.external_lengths(document))
     kept = summary.kept_floats(weights, plan)
@@ -300,7 +301,7 @@ def _is_source(document: Document, plan: Plan, store: files.Store, job: Job) -> 
     return is_inline and not plan.tensors and not job.is_requantized and document.path is not None
 
 
-def _store(
+def open_store(
     external: ExternalData,
     document: Document,
     target: Path | None,
@@ -355,14 +356,16 @@ def _save(prepared: _Prepared, job: Job, check: Checker) -> tuple[int, Check | N
     with files.pending_model(job.target, serialize, prepared.store, job.inputs) as candidate:
         checked = check(candidate)
         size = candidate.stat().st_size
-    return size + _data_bytes(prepared.store), checked
+    return size + data_bytes(prepared.store), checked
 
 
-def _data_bytes(store: files.Store) -> int:
+def data_bytes(store: files.Store) -> int:
+    """Return the bytes of the data file."""
     return store.placement.end if store.placement is not None else 0
 
 
-def _abandon(store: files.Store) -> None:
+def abandon(store: files.Store) -> None:
+    """Remove what was written of a data file."""
     if isinstance(store, files.DataFileStore):
         store.abandon()
 
@@ -378,7 +381,7 @@ def restore(document: Document, found: list[Found], target: Path | None) -> int:
         for item in found
     )
     is_large = document.file_bytes + decoded_bytes > MAX_INLINE_BYTES
-    store = _store("always" if is_large else "auto", document, target)
+    store = open_store("always" if is_large else "auto", document, target)
     inputs = model.data_files(document)
     try:
         revert.replace_all(document, found, store)
@@ -389,6 +392,6 @@ def restore(document: Document, found: list[Found], target: Path | None) -> int:
         with files.pending_model(target, serialize, store, inputs) as candidate:
             size = candidate.stat().st_size
     except BaseException:
-        _abandon(store)
+        abandon(store)
         raise
-    return size + _data_bytes(store)
+    return size + data_bytes(store)

@@ -1,0 +1,142 @@
+"""The four networks: where their files are, how they are built, what they are scored on.
+
+Trained networks and their data stand in one folder (`models/` of the repository); what is missing
+there is built with synthetic weights and kept in another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.bench import record
+
+ROOT = Path(__file__).parent.parent.parent
+BUILT = ROOT / "build" / "networks"
+TRAINED = ROOT / "models"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Describe one network of the tables.
+
+    Attributes:
+        name: As tools/build_networks.py has it, and the stem of its files.
+        title: For a person.
+        tolerance: Share by which a file less the original graph may exceed the published size.
+        widths: Bits that its low-rank versions are converted at.
+        metric: Of the task, as `onnxq sweep` names it; "" for a network that is never trained here.
+        evaluation: File or folder of held-out data.
+        calibration: File or folder of unlabelled training data.
+        preprocess: How images become inputs; "" where the data are arrays.
+    """
+
+    name: str
+    title: str
+    tolerance: float
+    widths: tuple[int, ...]
+    metric: str = ""
+    evaluation: str = ""
+    calibration: str = ""
+    preprocess: str = ""
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network(name="vgg16", title="VGG16", tolerance=0.007, widths=tuple(range(2, 7))),
+        Network(name="resnet50", title="ResNet50", tolerance=0.007, widths=tuple(range(3, 9))),
+        Network(
+            name="imagecomp",
+            title="Image compression",
+            tolerance=0.05,
+            widths=tuple(range(2, 13)),
+            metric="psnr",
+            evaluation="imagecomp_eval",
+            calibration="imagecomp_calibration",
+            preprocess="imagecomp.yaml",
+        ),
+        Network(
+            name="dcase",
+            title="DCASE audio",
+            tolerance=0.05,
+            widths=tuple(range(2, 13)),
+            metric="top1",
+            evaluation="dcase_eval.npz",
+            calibration="dcase_calibration.npz",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Say where trained networks with their data are, and where built ones are kept."""
+
+    trained: Path = TRAINED
+    built: Path = BUILT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Hold a network's file and the options that its data need; no data, no options."""
+
+    network: Network
+    path: Path
+    weights: str
+    """ "trained" or "synthetic"."""
+    origin: str
+    """Command or folder that the file comes from."""
+    evaluation: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
+
+
+def find(name: str, places: Places) -> Source:
+    """Return a network's file: the trained one, or one with synthetic weights, built if missing.
+
+    Raises:
+        RuntimeError: it cannot be built.
+    """
+    network = NETWORKS[name]
+    trained = places.trained / f"{name}.onnx"
+    if network.metric and trained.exists():
+        return Source(
+            network=network,
+            path=trained,
+            weights="trained",
+            origin=shown(trained),
+            evaluation=_data(network, places.trained / network.evaluation),
+            calibration=_data(network, places.trained / network.calibration),
+        )
+    path = places.built / f"{name}.onnx"
+    if not path.exists():
+        _build(name, path)
+    origin = f"python tools/build_networks.py {name} -o {name}.onnx"
+    return Source(network=network, path=path, weights="synthetic", origin=origin)
+
+
+def shown(path: Path) -> str:
+    """Return a path as documents show it: from the repository's root, else its name alone."""
+    absolute = path.resolve()
+    return absolute.relative_to(ROOT).as_posix() if ROOT in absolute.parents else absolute.name
+
+
+def _data(network: Network, path: Path) -> tuple[str, ...]:
+    """Return the options that read a data set; none if it is not there."""
+    if not path.exists():
+        return ()
+    options = ["--data", str(path)]
+    if network.preprocess:
+        options += ["--preprocess", str(path.parent / network.preprocess)]
+    return tuple(options)
+
+
+def _build(name: str, path: Path) -> None:
+    """Build in a process of its own, whose memory must not count as ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    script = str(ROOT / "tools" / "build_networks.py")
+    record.run([sys.executable, script, name, "-o", str(part), "--force"])
+    os.replace(part, path)
