@@ -70,7 +70,7 @@ def measure(
         "methods": list(methods),
         "versions": measured,
         "seconds": time.perf_counter() - start,
-        **record.environment(),
+        "environment": record.environment(),
     }
 
 
@@ -104,7 +104,7 @@ def measure_table(places: Places, rows: Sequence[Row] | None = None) -> dict[str
         "versions": versions,
         "rows": rows_measured,
         "seconds": time.perf_counter() - start,
-        **record.environment(),
+        "environment": record.environment(),
     }
 
 

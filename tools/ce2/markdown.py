@@ -255,14 +255,15 @@ def _reproduce(sections: Mapping[str, Section]) -> Iterator[str]:
     rows = []
     for name in sections:
         section = sections[name]
-        changed = " and uncommitted changes" if section["uncommitted_changes"] else ""
+        found = section["environment"]
+        changed = " and uncommitted changes" if found["uncommitted_changes"] else ""
         rows.append(
             [
                 f"`{section['command']}`",
                 f"{section['seconds']:,.0f}",
-                f"{section['commit'][:12]}{changed}",
-                _machine(section["machine"]),
-                f"{section['versions']['python']}, onnxruntime {_runtime(section)}",
+                f"{found['commit'][:12]}{changed}",
+                _machine(found["machine"]),
+                f"{found['versions']['python']}, onnxruntime {_runtime(found['versions'])}",
             ]
         )
     yield cells.table(["command", "seconds", "commit", "machine", "Python"], rows)
@@ -273,6 +274,5 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores, {memory:.0f} GiB"
 
 
-def _runtime(section: Section) -> str:
-    versions = section["versions"]
-    return str(versions.get("onnxruntime-gpu") or versions.get("onnxruntime", cells.NONE))
+def _runtime(versions: Mapping[str, str]) -> str:
+    return versions.get("onnxruntime-gpu") or versions.get("onnxruntime", cells.NONE)

@@ -47,5 +47,4 @@ def _plots(sections: dict[str, Section]) -> Iterator[tuple[str, bytes]]:
             yield f"lowrank-{section['network']}", plots.lowrank(section)
     unscored = [section for section in versions if not section["metric"]]
     if unscored:
-        by_network = {section["network"]: section for section in tables}
-        yield "lowrank-sizes", plots.lowrank_sizes(unscored, by_network)
+        yield "lowrank-sizes", plots.lowrank_sizes(unscored)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from onnxq.pages.plots import COLOURS
-from tools.ce2 import markdown_lowrank
+from tools.ce2 import markdown_lowrank, published
 from tools.ce2.results import Section
 
 Point = tuple[int, int, Mapping[str, Any]]
@@ -30,10 +30,10 @@ STYLE = {
     "savefig.dpi": 160,
 }
 PUBLISHED = "#8a8a8a"
-PUBLISHED_NAME = "published (other weights and data; no graph counted)"
+OTHERS = "(other weights and data; no graph counted)"
 AXES = {"psnr": "PSNR, dB (held-out photographs)", "top1": "accuracy (held-out recordings)"}
-DASHES = {"weights": (0, (4, 1.5)), "activations": "-", None: "-"}
-RATIO_COLOURS = ("#1f1f1f", "#1676d1", "#9c2084", "#c35216", "#235a41")
+SHARE_COLOURS = {None: "#1f1f1f", 0.8: "#1676d1", 0.7: "#9c2084", 0.6: "#c35216", 0.4: "#235a41"}
+"""Colours of versions by the share of parameters that they keep."""
 
 
 def draw(width: float, height: float, panels: int, fill: Callable[[Sequence[Any]], None]) -> bytes:
@@ -103,7 +103,7 @@ def curve(section: Section) -> bytes:
 
     def fill(axes: Sequence[Any]) -> None:
         (panel,) = axes
-        _published(panel, section["rows"], PUBLISHED_NAME)
+        _published(panel, section["table"], f"published {OTHERS}", "s")
         for key, name, colour in (
             ("preset", "ours, --preset ce2 (whole file)", COLOURS[1]),
             ("default", "ours, default options (whole file)", COLOURS[0]),
@@ -162,15 +162,19 @@ def _widths(panel: Any, points: Sequence[Point], colour: str) -> None:
             )
 
 
-def _published(panel: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    found = [(row["published"]["bytes"], row["published"]["metrics"][0]) for row in rows]
-    known = [(size / 1e3, score["quantized"]) for size, score in found]
+def _published(panel: Any, number: int, name: str, marker: str) -> None:
+    """Draw the first score of a published table against its bytes, where it is known."""
+    known = [
+        (row.quantized_bytes / 1e3, row.metrics[0].quantized)
+        for row in published.table(number)
+        if row.metrics[0].quantized is not None
+    ]
     panel.plot(
-        *zip(*(point for point in known if point[1] is not None), strict=True),
+        *zip(*known, strict=True),
         color=PUBLISHED,
         linestyle=(0, (1, 1.2)),
         linewidth=1.3,
-        marker="s",
+        marker=marker,
         markersize=4,
         markerfacecolor="white",
         label=name,
@@ -190,26 +194,19 @@ def _finish(panel: Any, metric: str, title: str) -> None:
     panel.set_xlim(left=0)
 
 
-def lowrank(section: Section, published: Sequence[tuple[str, Section]] = ()) -> bytes:
-    """Return score against bytes of low-rank versions: a panel for each way to find ranks.
-
-    Args:
-        section: of a trained network.
-        published: names and sections of the published curves to draw beside them.
-    """
+def lowrank(section: Section) -> bytes:
+    """Return score against bytes of low-rank versions: a panel for each way to find ranks."""
     methods = section["methods"]
 
     def fill(axes: Sequence[Any]) -> None:
         for panel, method in zip(axes, methods, strict=True):
-            for name, table in published:
-                _published(panel, table["rows"], name)
             _panel(panel, section, method)
             _finish(panel, section["metric"], f"{section['title']}, {_by(method)}")
         for panel in axes[1:]:
             panel.sharey(axes[0])
             panel.set_ylabel("")
 
-    return draw(5.0 * len(methods), 5.0, len(methods), fill)
+    return draw(5.0 * len(methods), 5.2, len(methods), fill)
 
 
 def _by(method: str) -> str:
@@ -217,39 +214,51 @@ def _by(method: str) -> str:
 
 
 def _panel(panel: Any, section: Section, method: str) -> None:
-    shown = [v for v in section["versions"] if v["method"] in (None, method)]
-    for version, colour in zip(shown, RATIO_COLOURS, strict=False):
+    for variant, marker in (("original", "s"), ("low-rank", "^")):
+        for number in _tables(section["network"], variant):
+            _published(panel, number, f"published {variant} {OTHERS}", marker)
+    for version in (v for v in section["versions"] if v["method"] in (None, method)):
         points = [
             (point["bits"], point["file_bytes"], point["metric"]["candidate"])
             for point in version["points"]
             if point["kind"] == "default"
         ]
-        name = _ratio(version)
-        _series(panel, points, {"color": colour, "marker": "o", "label": name})
+        look = {"color": _colour(version), "marker": "o", "label": _ratio(version)}
+        _series(panel, points, look)
     reference = section["versions"][0]["points"][0]["metric"]["reference"]
     _float_line(panel, reference, "original as floats")
+
+
+def _tables(network: str, variant: str) -> list[int]:
+    """Return the published tables of a network's variant: one, or none."""
+    rows = published.read()
+    return sorted({r.table for r in rows if (r.network, r.variant) == (network, variant)})
+
+
+def _colour(version: Mapping[str, Any]) -> str:
+    return SHARE_COLOURS.get(version["ratio"], PUBLISHED)
 
 
 def _ratio(version: Mapping[str, Any]) -> str:
     return f"{version['ratio']:g} of the parameters" if version["ratio"] else "original"
 
 
-def lowrank_sizes(sections: Sequence[Section], tables: Mapping[str, Section]) -> bytes:
+def lowrank_sizes(sections: Sequence[Section]) -> bytes:
     """Return file bytes at every width of low-rank versions, beside the published ones."""
 
     def fill(axes: Sequence[Any]) -> None:
         for panel, section in zip(axes, sections, strict=True):
-            for version, colour in zip(section["versions"], RATIO_COLOURS, strict=False):
+            for version in section["versions"]:
                 points = [point for point in version["points"] if point["kind"] == "default"]
                 panel.plot(
                     [point["bits"] for point in points],
                     [point["file_bytes"] / 1e6 for point in points],
                     "o-",
-                    color=colour,
+                    color=_colour(version),
                     markersize=4.5,
                     label=_ratio(version),
                 )
-            _published_sizes(panel, tables.get(section["network"]))
+            _published_sizes(panel, section["network"])
             panel.set_title(f"{section['title']}, default options")
             panel.set_xlabel("bits")
             panel.set_ylabel("file, millions of bytes")
@@ -259,11 +268,12 @@ def lowrank_sizes(sections: Sequence[Section], tables: Mapping[str, Section]) ->
     return draw(4.6 * len(sections), 4.0, len(sections), fill)
 
 
-def _published_sizes(panel: Any, table: Section | None) -> None:
-    if table is not None:
+def _published_sizes(panel: Any, network: str) -> None:
+    for number in _tables(network, "original"):
+        rows = published.table(number)
         panel.plot(
-            [row["bits"] for row in table["rows"]],
-            [row["published"]["bytes"] / 1e6 for row in table["rows"]],
+            [row.bits for row in rows],
+            [row.quantized_bytes / 1e6 for row in rows],
             "s",
             color=PUBLISHED,
             markersize=7,

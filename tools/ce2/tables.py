@@ -54,7 +54,7 @@ def measure(number: int, places: Places, rows: Sequence[Row] | None = None) -> d
         "tolerance": source.network.tolerance,
         "rows": measured,
         "seconds": time.perf_counter() - start,
-        **record.environment(),
+        "environment": record.environment(),
     }
 
 
