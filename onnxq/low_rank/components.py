@@ -34,6 +34,15 @@ class Components:
     forward: Array | None = None
     dual: Array | None = None
 
+    @property
+    def power(self) -> float:
+        """The weighted square of the whole matrix."""
+        return float(self.energies.sum())
+
+    def lost(self, ranks: int) -> Array:
+        """Return what is lost at each rank from 0 to `ranks`: [ranks + 1]."""
+        return np.append(np.cumsum(self.energies[::-1])[::-1], 0.0)[: ranks + 1]
+
     def pair(self, rank: int) -> tuple[Array, Array]:
         """Return (left [rows, rank], right [rank, columns]), float64, whose product is nearest."""
         if self.basis is not None:

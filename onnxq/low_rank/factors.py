@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from onnxq import tensors
+from onnxq.low_rank import spatial
 from onnxq.low_rank.components import Components, balanced, components
 from onnxq.low_rank.layers import Layer, Split
 
@@ -80,18 +81,23 @@ class Factors:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decomposition:
-    """Hold a layer taken apart in one way, from which the factors of any rank follow."""
+    """Hold a layer taken apart in one way, from which the factors of any rank follow.
+
+    `moments` are those of the features in the order of `spatial`: places, columns.
+    """
 
     layer: Layer
     split: Split
-    values: Array
-    moment: Array | None
-    parts: Sequence[Components]
+    matrices: Array
+    moments: Array | None
+    parts: Sequence[Components | spatial.Fit]
 
     def losses(self) -> Array:
         """Return the relative squared loss of each rank from 0 to `layer.max_rank`, float64."""
-        energies = np.sum([part.energies for part in self.parts], axis=0)
-        return _shares(energies, self.layer.max_rank(self.split))
+        ranks = self.layer.max_rank(self.split)
+        lost = np.sum([part.lost(ranks) for part in self.parts], axis=0)
+        power = sum(part.power for part in self.parts)
+        return np.asarray(lost / power if power else np.zeros(ranks + 1))
 
     def factors(self, rank: int) -> Factors:
         """Return the factors of a rank from 1 to `layer.full_rank`."""
@@ -111,29 +117,44 @@ class Decomposition:
 
     def _errors(self, first: Array, second: Array) -> tuple[float, float | None]:
         """Return the losses of rounded factors: of the weight, and of the outputs."""
-        found = np.zeros(4)
-        for group, part in enumerate(self.parts):
-            wide = part.matrix.astype(np.float64)
+        found = np.zeros((2, 2))
+        for group, matrix in enumerate(self.matrices):
+            wide = matrix.astype(np.float64)
             error = wide - second[group].astype(np.float64) @ first[group].astype(np.float64)
-            found[:2] += np.vdot(error, error), np.vdot(wide, wide)
-            if self.moment is not None:
-                moment = self.moment[group]
-                found[2:] += _weighted(error, moment), _weighted(wide, moment)
-        shares = [float(lost / whole) if whole else 0.0 for lost, whole in found.reshape(2, 2)]
-        return shares[0], None if self.moment is None else shares[1]
+            found[0] += np.vdot(error, error), np.vdot(wide, wide)
+            if self.moments is not None:
+                moment = self.moments[group]
+                shape = (self.layer.outputs, -1)
+                found[1] += [_weighted(item.reshape(shape), moment) for item in (error, wide)]
+        shares = [float(lost / whole) if whole else 0.0 for lost, whole in found]
+        return shares[0], None if self.moments is None else shares[1]
 
 
 def decompose(
     values: Array, layer: Layer, split: Split, statistics: Statistics | None = None
 ) -> Decomposition:
     """Return a layer's weight taken apart, for several ranks at the cost of one."""
-    moment = None if statistics is None else statistics.floored()
     matrices = _matrices(values, layer, split)
-    parts = [
-        components(matrix, None if moment is None else moment[group])
-        for group, matrix in enumerate(matrices)
-    ]
-    return Decomposition(layer=layer, split=split, values=values, moment=moment, parts=parts)
+    moments = None if statistics is None else _moments(statistics, layer, split)
+    return Decomposition(
+        layer=layer,
+        split=split,
+        matrices=matrices,
+        moments=moments,
+        parts=[
+            _part(matrix, None if moments is None else moments[group], layer.outputs)
+            for group, matrix in enumerate(matrices)
+        ],
+    )
+
+
+def _part(matrix: Array, moment: Array | None, outputs: int) -> Components | spatial.Fit:
+    """Return the matrix of one group taken apart."""
+    places, columns = len(matrix) // outputs, matrix.shape[1]
+    if moment is None or places == 1:
+        return components(matrix, moment)
+    shape = (places, columns) * moment.ndim
+    return spatial.fit(matrix.reshape(outputs, places, columns), moment.reshape(shape))
 
 
 def losses(
@@ -153,13 +174,6 @@ def factorise(
     return decompose(values, layer, split, statistics).factors(rank)
 
 
-def _shares(energies: Array, ranks: int) -> Array:
-    """Return what is left out at each rank from 0 to `ranks`, as a share of the whole."""
-    left_out = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
-    whole = left_out[0]
-    return np.asarray(left_out[: ranks + 1] / whole if whole else left_out[: ranks + 1])
-
-
 def _weighted(matrix: Array, moment: Array) -> float:
     """Return tr(M C M^T)."""
     weighted = matrix * moment if moment.ndim == 1 else matrix @ moment
@@ -176,6 +190,19 @@ def _matrices(values: Array, layer: Layer, split: Split) -> Array:
     second = [axis for axis in range(len(layer.kernel)) if axis not in first]
     order = (0, 1, *(3 + axis for axis in second), 2, *(3 + axis for axis in first))
     return grouped.transpose(order).reshape(layer.groups, *layer.matrix_shape(split))
+
+
+def _moments(statistics: Statistics, layer: Layer, split: Split) -> Array:
+    """Return the floored moments, features ordered by place in the second half, then column."""
+    moment = statistics.floored()
+    if layer.kind != "conv":
+        return moment
+    first = layer.first_axes(split)
+    second = [axis for axis in range(len(layer.kernel)) if axis not in first]
+    order = (*(1 + axis for axis in second), 0, *(1 + axis for axis in first))
+    features = np.arange(layer.inputs).reshape(layer.channels, *layer.kernel)
+    turned = features.transpose(order).ravel()
+    return moment[:, turned] if statistics.is_diagonal else moment[:, turned[:, None], turned]
 
 
 def _first_weight(layer: Layer, split: Split, right: Array) -> Array:
