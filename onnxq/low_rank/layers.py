@@ -1,20 +1,21 @@
 """Which weights can be factorised, in which ways, and why each other one cannot.
 
-Owns what needs no values: the operators that take two smaller weights in place of one, how each of
-their attributes bears on that, and how many parameters a rank takes. A *layer* is a weight with all
-nodes that use it; it is factorised once, for all of them.
+Owns all but the arithmetic: the operators that take two smaller weights in place of one, how each
+of their attributes bears on that, and how many parameters a rank takes. A *layer* is a weight with
+all nodes that use it; it is factorised once, for all of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 from onnx import NodeProto
 
-from onnxq import graphs, tensors
+from onnxq import graphs, model, tensors
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope
 from onnxq.low_rank.attributes import Attributes, read_attributes
 from onnxq.model import Weight
@@ -28,6 +29,10 @@ Split = Literal["spatial-hw", "spatial-wh", "channel", "matrix"]
 "spatial-hw": a convolution k x 1, then 1 x k; "spatial-wh": 1 x k, then k x 1; "channel": all of
 the kernel, then 1 x 1; "matrix": two products.
 """
+
+
+SQUARED = 1e140
+"""Sums of squares of values below this, and of the inverse, are within float64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,13 +147,21 @@ class Layer:
 
 
 def find(document: Document, weights: Sequence[Weight]) -> tuple[list[Layer], list[Skip]]:
-    """Return the layers of a model and why each other float tensor is kept, both in file order."""
+    """Return the layers of a model and why each other float tensor is kept, both in file order.
+
+    Values are read, one tensor at a time, to see that they are numbers that can be squared.
+
+    Raises:
+        InputError: a layer's values cannot be read.
+    """
     uses = graphs.uses(graphs.scopes(document))
     layers: list[Layer] = []
     skips: list[Skip] = []
     for weight in weights:
         if weight.is_float:
             found = _layer(weight, uses.get((weight.graph, weight.name), ()))
+            if isinstance(found, Layer):
+                found = _reason_by_values(document, weight) or found
             if isinstance(found, Layer):
                 layers.append(found)
             else:
@@ -184,6 +197,19 @@ def _reason_by_place(weight: Weight, uses: Sequence[graphs.Use]) -> tuple[str, s
         return "unused", "no node uses it"
     if any(use.passed for use in uses):
         return "handed-on", f"it goes through {_names([use for use in uses if use.passed])}"
+    return None
+
+
+def _reason_by_values(document: Document, weight: Weight) -> tuple[str, str] | None:
+    values = model.read(document, weight)
+    if values.itemsize < 4:
+        values = values.astype(np.float32)
+    lowest, highest = float(values.min()), float(values.max())
+    largest = max(highest, -lowest)
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        return "not-finite", "it holds NaN or infinity"
+    if largest > 0 and not 1 / SQUARED < largest < SQUARED:
+        return "extreme-values", f"its largest value is {largest:.3g}, whose square is no float64"
     return None
 
 
@@ -239,23 +265,12 @@ def _matmul_form(weight: Weight, index: int) -> Shape | tuple[str, str]:
 
 def _sized(weight: Weight, uses: tuple[Use, ...], form: Shape) -> Layer | tuple[str, str]:
     """Return a layer with the splits that make it smaller, or why none does."""
-    layer = Layer(
-        weight=weight,
-        uses=uses,
-        form=form,
-        splits=(),
-        overhead_bytes=_overhead_bytes(weight, uses),
-    )
+    overhead = _overhead_bytes(weight, uses)
+    layer = Layer(weight=weight, uses=uses, form=form, splits=(), overhead_bytes=overhead)
     splits = tuple(split for split in _splits(layer) if layer.max_rank(split) > 0)
     if not splits:
         return "too-small", "not even rank 1 would take fewer bytes"
-    return Layer(
-        weight=weight,
-        uses=uses,
-        form=form,
-        splits=splits,
-        overhead_bytes=layer.overhead_bytes,
-    )
+    return replace(layer, splits=splits)
 
 
 def _splits(layer: Layer) -> Iterator[Split]:
