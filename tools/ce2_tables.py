@@ -79,15 +79,18 @@ def measure(names: tuple[str, ...], places: Places, out: Path) -> list[str]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Measure and draw; return 0, or 1 where a target failed."""
+    """Measure and draw; return 0, or 1 where a target failed or nothing was ever measured."""
     chosen = arguments(words)
     places = Places(trained=chosen.trained.resolve(), built=chosen.models.resolve())
     failed = measure(GROUPS[chosen.target], places, chosen.out)
     from tools.ce2 import pages  # it needs matplotlib, whose memory must not count while measuring
 
-    for path in pages.draw(chosen.out):
+    written = pages.draw(chosen.out)
+    for path in written:
         print(path)
-    return 1 if failed else 0
+    if not written:
+        print(f"ce2_tables.py: {chosen.out}: nothing is measured yet", file=sys.stderr)
+    return 1 if failed or not written else 0
 
 
 if __name__ == "__main__":

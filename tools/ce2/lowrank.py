@@ -117,8 +117,8 @@ def make(version: Version, source: Source, folder: Path) -> tuple[Path, dict[str
     if version.ratio is None:
         return source.path, {"model": tables.describe(source.path)}
     path = folder / f"{version.stem}.onnx"
-    words: commands.Words = ["lowrank", source.path, path, "--ratio", str(version.ratio), "--force"]
-    words += source.calibration if version.method == "activations" else []
+    words: commands.Words = ["lowrank", source.path, path, "--ratio", str(version.ratio)]
+    words += ["--no-check", *(source.calibration if version.method == "activations" else ())]
     done = commands.run(words)
     return path, {"model": tables.describe(path), **done.cost}
 

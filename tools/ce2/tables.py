@@ -145,7 +145,7 @@ def converted(path: Path, source: Source, bits: int, scores: dict[str, Any]) -> 
         for key, preset in KINDS.items():
             found[key] = convert(path, out, bits, preset)
             if scores:
-                found[key]["score"] = _same_size(scores["points"][preset, bits], found[key])
+                found[key]["score"] = same_size(scores["points"][preset, bits], found[key])
             else:
                 found[key]["run"] = _run(path, out, is_timed=not source.network.metric)
     return found
@@ -209,7 +209,7 @@ def _run(reference: Path, candidate: Path, *, is_timed: bool) -> dict[str, Any]:
     }
 
 
-def _same_size(point: dict[str, Any], converted: dict[str, Any]) -> dict[str, Any]:
+def same_size(point: dict[str, Any], converted: dict[str, Any]) -> dict[str, Any]:
     """Return a point's figures; what was scored must have the bytes of what was converted."""
     if point["file_bytes"] != converted["file_bytes"]:
         raise ValueError(
