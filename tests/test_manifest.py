@@ -1,5 +1,6 @@
 """The manifest of `models/` says what the files are, and a file that is not so is noticed."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -147,14 +148,7 @@ def test_scores_of_another_model_are_refused(folder: Path) -> None:
 
 def test_the_scores_of_a_sweep_are_taken_over(folder: Path) -> None:
     (entry,) = manifest.load(folder)
-    report = {
-        "model": {"path": "models/digits.onnx"},
-        "data": {"samples": 4},
-        "versions": {"onnxq": "0"},
-        "environment": {"machine": "m"},
-        "points": [_point(bits, 0.5 + bits / 100) for bits in (8, 2, 3)],
-    }
-    taken = manifest.scores(entry, report)
+    taken = manifest.scores(entry, _sweep())
     assert [(point["bits"], point["value"]) for point in taken["points"]] == [
         (2, 0.52),
         (3, 0.53),
@@ -162,6 +156,24 @@ def test_the_scores_of_a_sweep_are_taken_over(folder: Path) -> None:
     ]
     assert taken["float"] == {"value": 0.75, "standard_error": 0.25}
     assert "--bits 2-3,8 --data models/digits_test.npz" in taken["command"]
+
+
+def test_media_files_are_named_with_their_preprocessing_and_metric(folder: Path) -> None:
+    (entry,) = manifest.load(folder)
+    entry["evaluation"][0]["preprocess"] = "digits.yaml"
+    assert manifest.scores(entry, _sweep())["command"].endswith(
+        "--data models/digits_test.npz --preprocess models/digits.yaml --metric top1"
+    )
+
+
+def _sweep() -> dict[str, object]:
+    return {
+        "model": {"path": "models/digits.onnx"},
+        "data": {"samples": 4},
+        "versions": {"onnxq": "0"},
+        "environment": {"machine": "m"},
+        "points": [_point(bits, 0.5 + bits / 100) for bits in (8, 2, 3)],
+    }
 
 
 def _point(bits: int, value: float) -> dict[str, object]:
@@ -177,3 +189,21 @@ def _point(bits: int, value: float) -> dict[str, object]:
         "command": "onnxq convert",
         "metrics": [fidelity, metric],
     }
+
+
+def test_a_folder_is_counted_by_its_files_and_their_names(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    (media / "b.png").write_bytes(b"22")
+    (media / "a.png").write_bytes(b"1")
+    before = manifest.count_evaluation(media)
+    one, two = (hashlib.sha256(data).hexdigest().encode() for data in (b"1", b"22"))
+    sums = one + b"  a.png\n" + two + b"  b.png\n"
+    assert before == {
+        "path": "media",
+        "bytes": 3,
+        "sha256": hashlib.sha256(sums).hexdigest(),
+        "files": 2,
+    }
+    (media / "b.png").rename(media / "c.png")
+    assert manifest.count_evaluation(media)["sha256"] != before["sha256"]

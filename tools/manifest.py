@@ -90,7 +90,13 @@ def _value(value: onnx.ValueInfoProto) -> Entry:
 
 
 def count_evaluation(path: Path) -> Entry:
-    """Return the facts of one held-out file; an .npz also tells its arrays and their rows."""
+    """Return the facts of one held-out file or folder.
+
+    An .npz also tells its arrays and their rows; a folder the number of its files, and its sum is
+    that of the lines `sha256  name` of its files, ordered by name, as `sha256sum *` writes them.
+    """
+    if path.is_dir():
+        return _count_folder(path)
     data = path.read_bytes()
     facts: Entry = {
         "path": path.name,
@@ -104,6 +110,17 @@ def count_evaluation(path: Path) -> Entry:
                 for name in sorted(arrays.files)
             }
     return facts
+
+
+def _count_folder(path: Path) -> Entry:
+    files = {one.name: one.read_bytes() for one in sorted(path.iterdir())}
+    lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()]
+    return {
+        "path": path.name,
+        "bytes": sum(len(data) for data in files.values()),
+        "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        "files": len(files),
+    }
 
 
 def counted(entry: Entry, folder: Path) -> Entry:
@@ -121,7 +138,7 @@ def counted(entry: Entry, folder: Path) -> Entry:
     model = folder / f"{entry['name']}.onnx"
     evaluations = [folder / one["path"] for one in entry["evaluation"]]
     for path in (model, *evaluations):
-        if not path.is_file():
+        if not path.exists():
             raise ManifestError(f"{path.name}: entry {entry['name']!r} names it, but it is missing")
     facts = {key: entry[key] for key in DECLARED if key != "evaluation"}
     facts["file"] = count_model(model)
@@ -156,11 +173,19 @@ def scores(entry: Entry, sweep: Entry) -> Entry:
         "float": {key: reference["reference"][key] for key in ("value", "standard_error")},
         "points": sorted(points, key=lambda point: int(point["bits"])),
         "command": f"onnxq sweep models/{entry['name']}.onnx --bits "
-        f"{_span([int(point['bits']) for point in points])} "
-        f"--data models/{entry['evaluation'][0]['path']}",
+        f"{_span([int(point['bits']) for point in points])} {_data(entry)}",
         "versions": sweep["versions"],
         "machine": sweep["environment"]["machine"],
     }
+
+
+def _data(entry: Entry) -> str:
+    """Return the options that name the held-out data; files of media need more than arrays do."""
+    first = entry["evaluation"][0]
+    if "preprocess" not in first:
+        return f"--data models/{first['path']}"
+    media = f"--preprocess models/{first['preprocess']} --metric {entry['metric']['name']}"
+    return f"--data models/{first['path']} {media}"
 
 
 def _span(bits: Iterable[int]) -> str:

@@ -209,12 +209,18 @@ def rate(step: int, steps: int) -> float:
     return LAST_RATE + (PEAK_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def squared_errors(network: Network, crops: FloatArray) -> NDArray[np.float64]:
-    """Return the mean squared error of each crop, the output cut to 0..1."""
+def squared_errors(network: Network, crops: FloatArray, levels: int = 0) -> NDArray[np.float64]:
+    """Return the mean squared error of each crop, the output cut to 0..1.
+
+    With `levels`, each number of the latent is rounded to the nearest of so many in 0..1.
+    """
     errors = []
     with torch.no_grad():
         for crop in torch.from_numpy(crops).split(8):
-            output = network(crop.contiguous(memory_format=torch.channels_last)).clamp(0, 1)
+            latent = network.encode(crop.contiguous(memory_format=torch.channels_last))
+            if levels:
+                latent = torch.round(latent * (levels - 1)) / (levels - 1)
+            output = network.decode(latent).clamp(0, 1)
             errors.append((output.double() - crop.double()).square().mean(dim=(1, 2, 3)).numpy())
     return np.concatenate(errors)
 
@@ -281,6 +287,15 @@ def write_model(network: Network, path: Path, steps: int) -> None:
     os.replace(part, path)
 
 
+def report(network: Network, crops: FloatArray) -> None:
+    """Print the scores of the held-out crops."""
+    errors = squared_errors(network, crops)
+    each = float(np.mean(-10 * np.log10(errors)))
+    print(f"held-out PSNR {psnr(errors):.3f} dB, {each:.3f} dB as mean of {len(errors)} crops")
+    for bits in (8, 6, 4):
+        print(f"latent in {bits} bits: {psnr(squared_errors(network, crops, 2**bits)):.3f} dB")
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the image-compression network.")
@@ -301,16 +316,12 @@ def main() -> None:
     validation = as_input([crop for _, crop in cut["validation"]])
     run = Run(steps=arguments.steps, checkpoint=arguments.cache / "best.npz")
     train(network, Sampler(parts["train"]), validation, run)
-    held_out = squared_errors(network, as_input([crop for _, crop in cut["held_out"]]))
+    report(network, as_input([crop for _, crop in cut["held_out"]]))
     write_model(network, arguments.folder / "imagecomp.onnx", arguments.steps)
     evaluation = arguments.folder / "imagecomp_eval"
     evaluation.mkdir(exist_ok=True)
     for name, crop in cut["held_out"]:
         Image.fromarray(crop).save(evaluation / f"{name}.png", optimize=True)
-    each = float(np.mean(-10 * np.log10(held_out)))
-    print(
-        f"held-out PSNR {psnr(held_out):.3f} dB on {len(held_out)} crops; mean of each {each:.3f}"
-    )
 
 
 if __name__ == "__main__":
