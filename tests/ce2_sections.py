@@ -37,7 +37,19 @@ def metric(value: float, reference: float = 31.25) -> dict[str, Any]:
     }
 
 
+TIMES = {
+    "load_seconds": 0.25,
+    "median_seconds": 0.125,
+    "load_peak_bytes": 64_000_000,
+    "run_peak_bytes": 70_000_000,
+}
+
+
 def converted(row: Row, growth: int, *, is_scored: bool = True) -> dict[str, Any]:
+    """Return what a row becomes; the large networks, unscored, are timed."""
+    timed: dict[str, Any] = {}
+    if row.parameters > 1_000_000:
+        timed = {"reference": TIMES, "candidate": TIMES, "load_ratio": 1.0, "latency_ratio": 1.0}
     ran = {"output_snr_db": 5.0 * row.bits, "is_equal": False}
     found: dict[str, Any] = {
         "file_bytes": row.quantized_bytes + growth + MODEL["own_graph_bytes"],
@@ -59,7 +71,7 @@ def converted(row: Row, growth: int, *, is_scored: bool = True) -> dict[str, Any
     if is_scored:
         found["score"] = {**ran, "metric": metric(20 + row.bits)}
     else:
-        found["run"] = {**ran, "command": "onnxq validate", "samples": 1}
+        found["run"] = {**ran, "command": "onnxq validate", "samples": 1, **timed}
     return found
 
 
@@ -90,7 +102,7 @@ def table_row(row: Row, growth: int, *, is_scored: bool) -> dict[str, Any]:
         "bits": row.bits,
         "published": published(row),
         "preset": converted(row, growth, is_scored=is_scored),
-        "default": converted(row, growth // 2, is_scored=is_scored),
+        "default": _untimed(converted(row, growth // 2, is_scored=is_scored)),
         "implied_centroids": 126.0,
         "goals": [
             {"goal": "ce2_bytes", "found": 1, "limit": 2, "is_met": True, "why": ""},
@@ -102,6 +114,16 @@ def table_row(row: Row, growth: int, *, is_scored: bool) -> dict[str, Any]:
                 "why": "" if is_met else "decode graph of 17 tensors: a reason",
             },
         ],
+    }
+
+
+def _untimed(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a row becomes by default, which nobody times."""
+    if "run" not in found:
+        return found
+    return {
+        **found,
+        "run": {k: v for k, v in found["run"].items() if k not in ("reference", "candidate")},
     }
 
 

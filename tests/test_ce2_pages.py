@@ -67,6 +67,13 @@ def test_scores_bear_their_intervals_and_the_float_row(text: str) -> None:
     assert "| 12 | 30.14 | 32.00 ±0.50 | 32.00 ±0.50 |" in part
 
 
+def test_large_networks_show_how_they_load_and_run(text: str) -> None:
+    part = text.partition("## Table 2")[2].partition("## Table 3")[0]
+    assert "| bits | preset: s | peak MB | output SNR, dB | load s | run s | load peak MB |" in part
+    assert "| 1.5 | 120.0 | 15.0 | 0.25 | 0.125 | 64.0 | 1.5 |" in part
+    assert "The float model loads in 0.25 s with a peak of 64.0 MB and runs in 0.125 s." in part
+
+
 def test_low_rank_versions_are_set_against_the_original_and_each_other(text: str) -> None:
     rows = {row[0]: row for row in rows_of(text, "### Image compression, low rank")}
     assert rows["original"][-2:] == ["-", "-"]

@@ -154,11 +154,7 @@ def _costs(section: Section) -> str:
     heads = ["bits", "preset: s", "peak MB", "output SNR, dB"]
     heads += ["load s", "run s", "load peak MB"] if is_timed else []
     heads += ["default: s", "peak MB", "output SNR, dB"]
-    heads += ["load s", "run s", "load peak MB"] if is_timed else []
-    rows = [
-        [_bits(row), *_cost(row["preset"], is_timed), *_cost(row["default"], is_timed)]
-        for row in section["rows"]
-    ]
+    rows = [[_bits(row), *_cost(row["preset"]), *_cost(row["default"])] for row in section["rows"]]
     return cells.table(heads, rows) + "\n" + _cost_note(section, is_timed=is_timed)
 
 
@@ -180,11 +176,11 @@ def _cost_note(section: Section, *, is_timed: bool) -> str:
     return text + "\n"
 
 
-def _cost(found: Mapping[str, Any], is_timed: bool) -> list[str]:
+def _cost(found: Mapping[str, Any]) -> list[str]:
     ran = found.get("run") or found["score"]
     texts = [cells.number(found["seconds"], ".1f"), cells.megabytes(found["peak_bytes"])]
     texts.append(cells.decibels(ran))
-    if is_timed:
+    if "candidate" in ran:
         taken = ran["candidate"]
         texts += [cells.number(taken["load_seconds"]), cells.number(taken["median_seconds"], ".3f")]
         texts.append(cells.megabytes(taken["load_peak_bytes"]))
