@@ -65,7 +65,10 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """One photograph; `member` is its path inside the package's archive."""
+    """One photograph; `member` is its path inside the package's archive.
+
+    `source` is where the package says it is from, empty where it does not.
+    """
 
     id: str
     title: str
@@ -75,6 +78,7 @@ class Photograph:
     member: str
     kind: Literal["photograph", "panorama"]
     part: Part
+    source: str = ""
 
 
 def read_table(path: Path = TABLE) -> tuple[dict[str, Package], list[Photograph]]:

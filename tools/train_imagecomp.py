@@ -37,7 +37,7 @@ from tools import imagecomp_data as data
 from tools import networks
 
 SEED = 76
-STEPS = 40_000
+STEPS = 24_000
 BATCH = 8
 PATCH = 64
 PEAK_RATE = 1e-3
