@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from onnx import ModelProto
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Raise FileExistsError or NotADirectoryError where `write` could not put a file."""
+    """Raise FileExistsError or NotADirectoryError where `pending` could not put a file."""
     if not path.parent.is_dir():
         raise NotADirectoryError(f"{path}: {path.parent} is not a folder; make it first")
     if path.is_dir():
@@ -19,20 +21,27 @@ def check_target(path: Path, *, force: bool) -> None:
         raise FileExistsError(f"{path}: exists; give another name, or --force to overwrite it")
 
 
-def write(model: ModelProto, path: Path) -> None:
-    """Write a model of less than 2 GiB beside its target, then give it its name.
+@contextmanager
+def pending(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside the target; give it the target's name at the end.
 
-    The same model gives the same bytes. A file of that name is replaced.
+    What stands under that name is replaced. After an exception nothing has changed.
     """
-    data = model.SerializeToString(deterministic=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write(model: ModelProto, path: Path) -> None:
+    """Write a model of less than 2 GiB; the same model gives the same bytes."""
+    with pending(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))

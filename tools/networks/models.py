@@ -15,7 +15,7 @@ from onnx import ModelProto, checker, helper
 
 from tools.networks import architectures
 from tools.networks.graph import FloatArray, Graph, Slot, Source
-from tools.networks.synthetic import values
+from tools.networks.random_weights import values
 
 _DRAWINGS = {
     "vgg16": architectures.vgg16,
