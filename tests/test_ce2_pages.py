@@ -71,6 +71,7 @@ def test_large_networks_show_how_they_load_and_run(text: str) -> None:
     part = text.partition("## Table 2")[2].partition("## Table 3")[0]
     assert "| bits | preset: s | peak MB | output SNR, dB | load s | run s | load peak MB |" in part
     assert "| 1.5 | 120.0 | 15.0 | 0.25 | 0.125 | 64.0 | 1.5 |" in part
+    assert "built in 62 s with a peak of 1,200.0 MB" in part
     assert "The float model loads in 0.25 s with a peak of 64.0 MB and runs in 0.125 s." in part
 
 

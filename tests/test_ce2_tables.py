@@ -99,6 +99,7 @@ def test_a_section_names_its_network_and_the_commands_without_folders(
     assert images["model"]["parameters"] == 76_179
     assert images["model"]["tensors"] == 18
     assert images["model"]["file_bytes"] == (built / "imagecomp.onnx").stat().st_size
+    assert images["built"]["seconds"] > 0
     command = images["rows"][0]["preset"]["command"]
     assert command.startswith("onnxq convert imagecomp.onnx out.onnx --bits 3 --preset ce2")
     assert str(built) not in str(images)

@@ -161,9 +161,8 @@ def _compare(reference: Path, candidate: Path, source: Source) -> dict[str, Any]
     words: commands.Words = ["validate", reference, candidate, *source.evaluation]
     done = commands.run([*words, "--metric", metric, "--metric", "snr", "--no-performance"])
     (row,) = [row for row in done.report["metrics"] if row["name"] == metric]
-    kept = ("reference", "candidate", "difference", "is_within_noise", "samples")
     return {
         "command": done.command,
         "output_snr_db": done.report["check"]["worst_snr_db"],
-        **{key: row[key] for key in kept},
+        **{key: row[key] for key in tables.METRIC},
     }

@@ -89,8 +89,8 @@ def _table(section: Section) -> Iterator[str]:
     yield f"## Table {section['table']}: {section['title']}\n"
     yield (
         f"{model['parameters']:,} parameters in {model['tensors']} tensors, {section['weights']} "
-        f"weights (`{section['origin']}`); {model['file_bytes']:,} bytes, of which "
-        f"{model['own_graph_bytes']:,} are no parameters.\n"
+        f"weights (`{section['origin']}`{_built(section)}); {model['file_bytes']:,} bytes, of "
+        f"which {model['own_graph_bytes']:,} are no parameters.\n"
     )
     yield _accounting(section)
     if any(_is_odd(row) for row in section["rows"]):
@@ -100,6 +100,14 @@ def _table(section: Section) -> Iterator[str]:
     yield from _scores(section)
     yield from _missed(section)
     yield from _notes(section)
+
+
+def _built(section: Section) -> str:
+    """Return what building the network took, where that is known."""
+    if section.get("built") is None:
+        return ""
+    peak = cells.megabytes(section["built"]["peak_bytes"])
+    return f", built in {section['built']['seconds']:.0f} s with a peak of {peak} MB"
 
 
 def _is_odd(row: Mapping[str, Any]) -> bool:

@@ -6,10 +6,13 @@ there is built with synthetic weights and kept in another.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.bench import record
 
@@ -89,6 +92,8 @@ class Source:
     """ "trained" or "synthetic"."""
     origin: str
     """Command or folder that the file comes from."""
+    built: Mapping[str, Any] | None = None
+    """What building it cost, where that is known."""
     evaluation: tuple[str, ...] = ()
     calibration: tuple[str, ...] = ()
 
@@ -113,8 +118,14 @@ def find(name: str, places: Places) -> Source:
     path = places.built / f"{name}.onnx"
     if not path.exists():
         _build(name, path)
-    origin = f"python tools/build_networks.py {name} -o {name}.onnx"
-    return Source(network=network, path=path, weights="synthetic", origin=origin)
+    notes = _notes(path)
+    return Source(
+        network=network,
+        path=path,
+        weights="synthetic",
+        origin=f"python tools/build_networks.py {name} -o {name}.onnx",
+        built=json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else None,
+    )
 
 
 def shown(path: Path) -> str:
@@ -134,9 +145,15 @@ def _data(network: Network, path: Path) -> tuple[str, ...]:
 
 
 def _build(name: str, path: Path) -> None:
-    """Build in a process of its own, whose memory must not count as ours."""
+    """Build in a process of its own, whose memory must not count as ours; note what it cost."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     script = str(ROOT / "tools" / "build_networks.py")
-    record.run([sys.executable, script, name, "-o", str(part), "--force"])
+    done = record.run([sys.executable, script, name, "-o", str(part), "--force"])
+    cost = {"seconds": round(done.seconds, 2), "peak_bytes": done.peak_rss_bytes}
+    _notes(path).write_text(json.dumps(cost), encoding="utf-8")
     os.replace(part, path)
+
+
+def _notes(path: Path) -> Path:
+    return path.with_suffix(".cost.json")

@@ -19,6 +19,8 @@ from tools.ce2 import commands, networks, sizes
 from tools.ce2.networks import Places, Source
 from tools.ce2.published import Row, table
 
+METRIC = ("reference", "candidate", "difference", "is_within_noise", "samples", "detail")
+"""What is kept of a metric's row."""
 KINDS = {"preset": "ce2", "default": None}
 """What every network is converted by: the preset of the published method, and our defaults."""
 
@@ -65,6 +67,7 @@ def heading(source: Source, model: dict[str, Any]) -> dict[str, Any]:
         "title": source.network.title,
         "weights": source.weights,
         "origin": source.origin,
+        "built": source.built,
         "metric": source.network.metric if source.evaluation else None,
         "model": model,
     }
@@ -113,7 +116,7 @@ def _figures(point: dict[str, Any], metric: str) -> dict[str, Any]:
     return {
         "file_bytes": point["file_bytes"],
         "ce2_bytes": point["ce2_bytes"],
-        "metric": {key: row[key] for key in ("reference", "candidate", "difference", "samples")},
+        "metric": {key: row[key] for key in METRIC},
         "output_snr_db": point["check"]["worst_snr_db"],
         "is_equal": point["check"]["is_equal"],
     }
