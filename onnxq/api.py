@@ -1,4 +1,4 @@
-"""The public functions: convert, inspect, restore, sweep, validate.
+"""The public functions: convert, inspect, restore, sweep, validate, and lowrank of `low_rank.entry`.
 
 Each reads as one screen of named steps; the steps are in the modules below. A model may be a path,
 an `onnx.ModelProto` or an `onnx_ir.Model`; what is given is never changed.
@@ -19,22 +19,28 @@ from onnxq.conversion import Progress, ProgressEvent
 from onnxq.data.feeds import load_feeds
 from onnxq.errors import InputError, OptionError, UnsupportedError
 from onnxq.graphs import Document
+from onnxq.low_rank.entry import lowrank
 from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_options
 from onnxq.plan import Plan
 from onnxq.ranges import integer_ranges
 from onnxq.recognise import Found
 from onnxq.replay import match_plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
-from onnxq.sources import ModelLike, is_path, like, name_of, open_model, to_proto
+from onnxq.sources import (
+    ModelLike,
+    like,
+    name_of,
+    open_model,
+    output_path,
+    path_text,
+    to_proto,
+)
 from onnxq.validation.measure_options import MeasureValues, make_measure_options
 
 if TYPE_CHECKING:  # a conversion needs nothing of what measures
     from onnxq.data.watched_data import MeasureEvent
     from onnxq.sweeps.sweep_pace import SweepEvent
     from onnxq.sweeps.working_points import SweepReport
-
-CHECK_LIMIT_BYTES = 1 << 30
-"""A larger model is only checked when a number of samples is asked for."""
 
 
 @overload
@@ -81,7 +87,7 @@ def convert(
         source: a path, an `onnx.ModelProto` or an `onnx_ir.Model`.
         output: path to write; without one the converted model is returned beside the report.
         check: random inputs to run both models on, 0 for none; by default 1 up to a model size of
-            CHECK_LIMIT_BYTES.
+            `checks.LIMIT_BYTES`.
         force: overwrite an existing output or plan file.
         requantize: decode a model that was converted before, instead of refusing it.
         plan: a saved plan to follow in place of the options that decide what is encoded.
@@ -97,7 +103,7 @@ def convert(
     """
     started = time.monotonic()
     chosen = _options(options, plan is not None, check)
-    target = _target(output, source, force)
+    target = output_path(output, source, force)
     if save_plan is not None:
         files.check_output(Path(save_plan), force=force)
     document = open_model(source)
@@ -123,7 +129,7 @@ def convert(
         reopen=lambda: open_model(source),
     )
     outcome = conversion.run(job, partial(_check, source, job, check, recipe), progress)
-    report = _report(outcome, job, _text(output), started)
+    report = _report(outcome, job, path_text(output), started)
     return report if target is not None else (report, like(source, outcome.document.proto))
 
 
@@ -181,7 +187,7 @@ def _check(
     """Compare the candidate with the source in onnxruntime, unless that is switched off."""
     if samples == 0:
         return None
-    if samples is None and job.input_bytes > CHECK_LIMIT_BYTES:
+    if samples is None and job.input_bytes > checks.LIMIT_BYTES:
         reason = "the model is large; pass --check 1 to run it all the same"
         return checks.Check(status="skipped", reason=reason, samples=0)
     reference = job.document.path or files.serialize(to_proto(source), job.document.label)
@@ -252,7 +258,7 @@ def restore(
         OutputError: the output cannot be written.
     """
     started = time.monotonic()
-    target = _target(output, source, force)
+    target = output_path(output, source, force)
     document = open_model(source)
     input_bytes = model.total_bytes(document)
     if target is not None:
@@ -264,7 +270,7 @@ def restore(
     output_bytes = conversion.restore(document, found, target)
     report = RestoreReport(
         input=FileSize(path=name_of(document), file_bytes=input_bytes),
-        output=FileSize(path=_text(output), file_bytes=output_bytes),
+        output=FileSize(path=path_text(output), file_bytes=output_bytes),
         tensors=rows,
         versions=summary.versions(),
         seconds=time.monotonic() - started,
@@ -374,16 +380,4 @@ def _convert_point(source: ModelLike, target: Path, options: Mapping[str, Any]) 
     return convert(source, target, check=0, **options)
 
 
-def _target(output: str | os.PathLike[str] | None, source: ModelLike, force: bool) -> Path | None:
-    if output is None:
-        return None
-    inputs = (Path(source),) if is_path(source) else ()
-    files.check_output(Path(output), force=force, inputs=inputs)
-    return Path(output).absolute()
-
-
-def _text(path: str | os.PathLike[str] | None) -> str | None:
-    return os.fspath(path) if path is not None else None
-
-
-__all__ = ["ProgressEvent", "convert", "inspect", "restore", "sweep", "validate"]
+__all__ = ["ProgressEvent", "convert", "inspect", "lowrank", "restore", "sweep", "validate"]

@@ -21,6 +21,9 @@ from onnxq.plaintext import dtype_text
 _Run = tuple[Mapping[str, Any], dict[str, Any], Mapping[str, int]]
 """The inputs of a sample, the reference's outputs for them, and which inputs are constant."""
 
+LIMIT_BYTES = 1 << 30
+"""A larger model is only checked on random inputs when a number of them is asked for."""
+
 _LOADS = 5
 _SHORT_SECONDS = 0.3
 """A shorter load is repeated: the ratio of two single short times would be noise."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from onnxq.console import cli_measure
+from onnxq.console import cli_lowrank, cli_measure
 from onnxq.console import cli_options as o
 from onnxq.console.delivery import Delivery, exit_codes, say, version
 from onnxq.errors import OptionError, ValidationError
@@ -56,6 +56,7 @@ app = typer.Typer(
         "[bold]Examples[/bold]\n\n"
         "onnxq inspect model.onnx\n\n"
         "onnxq convert model.onnx small.onnx --bits 6\n\n"
+        "onnxq lowrank model.onnx low.onnx --ratio 0.7\n\n"
         "onnxq validate model.onnx small.onnx --data val.npz --max-drop top1=1%\n\n"
         "onnxq sweep model.onnx --data val.npz --html sweep.html\n\n"
         "Exit codes: 0 done, 1 a bug of onnxq, 2 options, 3 input, 4 unsupported, 5 output, "
@@ -212,6 +213,7 @@ def restore(
         delivery.deliver(api.restore(model, output, force=force))
 
 
+app.command(cls=o.Command, epilog=cli_lowrank.LOWRANK_EPILOG)(cli_lowrank.lowrank)
 app.command(cls=o.Command, epilog=cli_measure.VALIDATE_EPILOG)(cli_measure.validate)
 app.command(cls=o.Command, epilog=cli_measure.SWEEP_EPILOG)(cli_measure.sweep)
 app.command(cls=o.Command, epilog=cli_measure.REPORT_EPILOG)(cli_measure.report)

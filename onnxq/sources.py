@@ -81,6 +81,26 @@ def name_of(document: Document) -> str | None:
     return document.label if document.path is not None else None
 
 
+def output_path(
+    output: str | os.PathLike[str] | None, source: ModelLike, force: bool
+) -> Path | None:
+    """Return where a model is written, None for one kept in memory.
+
+    Raises:
+        OutputError: it cannot be written there, or something is there and `force` is not given.
+    """
+    if output is None:
+        return None
+    inputs = (Path(source),) if is_path(source) else ()
+    files.check_output(Path(output), force=force, inputs=inputs)
+    return Path(output).absolute()
+
+
+def path_text(path: str | os.PathLike[str] | None) -> str | None:
+    """Return a path as a report names it."""
+    return os.fspath(path) if path is not None else None
+
+
 def _folder(source: ModelLike) -> Path | None:
     """Return the folder that an onnx_ir model's external tensors lie in."""
     if isinstance(source, onnx.ModelProto):

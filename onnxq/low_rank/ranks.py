@@ -12,8 +12,9 @@ the budget is met; what the last step saved too much is then spent again.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Key = tuple[str, str]
 """The path of the scope that holds a layer's weight, and the weight's name."""
@@ -127,6 +128,42 @@ def of_rank(curve: Curve, rank: int) -> Choice | None:
     """Return the choice of a rank that loses least; None where no split of it is smaller."""
     found = [choice for choice in curve.choices if choice.rank == rank]
     return min(found, key=lambda choice: (choice.loss, choice.parameters), default=None)
+
+
+def spread(curve: Curve, count: int) -> list[Choice]:
+    """Return about so many choices of a layer's hull, its ends among them, falling in size."""
+    points = hull(curve)
+    if len(points) <= count:
+        return points
+    places = {round(at * (len(points) - 1) / (count - 1)) for at in range(count)}
+    return [points[place] for place in sorted(places)]
+
+
+def relabelled(curve: Curve, seen: Sequence[tuple[float, float]]) -> Curve:
+    """Return a layer whose losses are other figures, known of some of its losses.
+
+    Between those that are known they are interpolated, from 0 at no loss, and they never fall as
+    the loss rises.
+
+    >>> halves = (Choice(split="matrix", rank=1, parameters=5, loss=0.25),)
+    >>> curve = Curve(key=("main", "a"), parameters=10, choices=halves)
+    >>> relabelled(curve, [(0.5, 8.0)]).choices[0].loss
+    4.0
+    """
+    known = [(0.0, 0.0)]
+    for loss, figure in sorted(seen):
+        known.append((loss, max(figure, known[-1][1])))
+    choices = (replace(choice, loss=_between(known, choice.loss)) for choice in curve.choices)
+    return replace(curve, choices=tuple(choices))
+
+
+def _between(known: Sequence[tuple[float, float]], loss: float) -> float:
+    """Return the figure of a loss, on the line between its neighbours; beyond them, the last."""
+    at = bisect.bisect_left(known, (loss,))
+    if at in (0, len(known)):
+        return known[min(at, len(known) - 1)][1]
+    (low, first), (high, second) = known[at - 1], known[at]
+    return first + (second - first) * (loss - low) / (high - low)
 
 
 def _steps(curves: Sequence[Curve]) -> list[_Step]:
