@@ -15,6 +15,7 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 import onnxq
+from onnxq import checks
 from onnxq.errors import InputError, OnnxqError, OptionError, OutputError, UnsupportedError
 from onnxq.plan import Plan
 from onnxq.report import Report, from_json
@@ -136,6 +137,7 @@ def test_public_names_are_there_at_once() -> None:
         "__version__",
         "convert",
         "inspect",
+        "lowrank",
         "restore",
         "sweep",
         "validate",
@@ -180,7 +182,7 @@ def test_random_indices_reach_the_whole_table() -> None:
 
 
 def test_large_model_is_checked_on_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxq.api, "CHECK_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(checks, "LIMIT_BYTES", 1000)
     report, _ = onnxq.convert(graphs.matmul_add())
     assert report.check is not None
     assert (report.check.status, report.check.samples) == ("skipped", 0)
