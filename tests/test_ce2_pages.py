@@ -67,6 +67,11 @@ def test_scores_bear_their_intervals_and_the_float_row(text: str) -> None:
     assert "| 12 | 30.14 | 32.00 ±0.50 | 32.00 ±0.50 |" in part
 
 
+def test_a_remark_on_several_published_rows_stands_once(text: str) -> None:
+    assert "- 3, 4, 5, 6, 7, 8 bits: columns shifted in the source." in text
+    assert text.count("columns shifted in the source") == 1
+
+
 def test_large_networks_show_how_they_load_and_run(text: str) -> None:
     part = text.partition("## Table 2")[2].partition("## Table 3")[0]
     assert "| bits | preset: s | peak MB | output SNR, dB | load s | run s | load peak MB |" in part
@@ -106,7 +111,7 @@ def test_the_same_results_give_the_same_bytes(drawn: Path, tmp_path: Path) -> No
 def test_without_scores_the_page_shows_sizes_alone(tmp_path: Path) -> None:
     results.update(tmp_path, "table3", ce2_sections.table_section(is_scored=False))
     assert [path.name for path in pages.draw(tmp_path)] == ["ce2-sizes.png", "ce2.md"]
-    assert "our psnr" not in (tmp_path / "ce2.md").read_text("utf-8")
+    assert "our PSNR" not in (tmp_path / "ce2.md").read_text("utf-8")
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:

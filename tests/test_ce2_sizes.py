@@ -188,3 +188,10 @@ def test_a_missed_file_goal_says_where_the_bytes_are_the_largest_first() -> None
         f"decode graph of 1 tensors: +2,900 bytes ({2_900 / size:+.2%}); "
         f"codebooks filled up: +100 bytes ({100 / size:+.2%})"
     )
+
+
+def test_the_published_accuracies_are_shares_of_810_recordings() -> None:
+    known = [row.metrics[0].quantized for row in table(5) if row.metrics[0].quantized is not None]
+    assert len(known) == 9
+    for share in known:
+        assert abs(810 * share - round(810 * share)) < 0.05

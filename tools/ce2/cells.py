@@ -6,6 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NONE = "-"
+LABELS = {
+    "psnr": "PSNR",
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "accuracy": "accuracy",
+}
 _PRECISE = {"psnr": ".2f", "top1": ".3f", "top5": ".3f", "accuracy": ".3f"}
 
 

@@ -18,6 +18,25 @@ ODD = (
     "† No whole number of centroids, or more than full codebooks hold: the published network "
     "keeps other tensors as floats than ours does, or has other ones.\n"
 )
+SHOWN = {
+    "sizes": "Net bytes against published ones at every width",
+    "imagecomp": "PSNR of the image compression network against size, ours and published",
+    "dcase": "Accuracy of the audio network against size, ours and published",
+}
+"""What pictures show, in words."""
+READING = {
+    False: (
+        "The first table counts bytes as the publication does, the second counts whole files, the "
+        "third says what a conversion costs and that the result runs. The last has the published "
+        "scores; ours would mean nothing, since nobody trained these weights.\n"
+    ),
+    True: (
+        "The first table counts bytes as the publication does, the second counts whole files, the "
+        "third says what a conversion costs and what it does to the outputs. The last sets the "
+        "published scores and ours side by side.\n"
+    ),
+}
+"""How to read the tables of a section, by whether its network is scored."""
 
 
 def page(sections: Mapping[str, Section], pictures: Mapping[str, str]) -> str:
@@ -37,8 +56,7 @@ def page(sections: Mapping[str, Section], pictures: Mapping[str, str]) -> str:
 
 
 def _picture(pictures: Mapping[str, str], shows: str) -> list[str]:
-    title = f"Figure: {shows}"
-    return [f"![{title}]({pictures[shows]})\n"] if shows in pictures else []
+    return [f"![{SHOWN[shows]}]({pictures[shows]})\n"] if shows in pictures else []
 
 
 def _goals(sections: Mapping[str, Section], pictures: Mapping[str, str]) -> Iterator[str]:
@@ -92,6 +110,7 @@ def _table(section: Section) -> Iterator[str]:
         f"weights (`{section['origin']}`{_built(section)}); {model['file_bytes']:,} bytes, of "
         f"which {model['own_graph_bytes']:,} are no parameters.\n"
     )
+    yield READING[bool(section["metric"])]
     yield _accounting(section)
     if any(_is_odd(row) for row in section["rows"]):
         yield ODD
@@ -195,16 +214,19 @@ def _cost(found: Mapping[str, Any]) -> list[str]:
     return texts
 
 
+KINDS = ("preset", "default")
+
+
 def _scores(section: Section) -> Iterator[str]:
     """Yield published scores, and ours where the network is trained."""
     first = section["rows"][0]
     names = [metric["name"] for metric in first["published"]["metrics"]]
-    heads = ["bits", *(f"published {name}" for name in names)]
+    heads = ["bits", *(f"published {cells.LABELS[name]}" for name in names)]
     rows = [["float", *_published(first, "original")]]
     rows += [[_bits(row), *_published(row, "quantized")] for row in section["rows"]]
     metric = section["metric"]
     if metric:
-        heads += [f"our {metric}, preset", f"our {metric}, default"]
+        heads += [f"our {cells.LABELS[metric]}, {kind}" for kind in KINDS]
         found = first["preset"]["score"]["metric"]
         rows[0] += [cells.score(metric, found["reference"])] * 2
         for cell, row in zip(rows[1:], section["rows"], strict=True):
@@ -215,9 +237,6 @@ def _scores(section: Section) -> Iterator[str]:
             f"Ours: {found['samples']:,} held-out samples, `{section['scored_by']}`. Other weights "
             "and other data than the published ones: compare each column with its own float row.\n"
         )
-
-
-KINDS = ("preset", "default")
 
 
 def _published(row: Mapping[str, Any], key: str) -> list[str]:
@@ -239,12 +258,13 @@ def _missed(section: Section) -> Iterator[str]:
 
 
 def _notes(section: Section) -> Iterator[str]:
-    lines = [
-        f"- {row['bits']} bits: {row['published']['note']}."
-        for row in section["rows"]
-        if row["published"]["note"]
-    ]
-    if lines:
+    """Yield what is corrected or odd in the published rows, each remark once."""
+    said: dict[str, list[str]] = {}
+    for row in section["rows"]:
+        for note in filter(None, row["published"]["note"].split("; ")):
+            said.setdefault(note, []).append(str(row["bits"]))
+    if said:
+        lines = (f"- {', '.join(bits)} bits: {note}." for note, bits in said.items())
         yield "Of the published rows:\n\n" + "\n".join(lines) + "\n"
 
 

@@ -52,7 +52,7 @@ def _versions(section: Section) -> Iterator[str]:
     full = section["versions"][0]["model"]["parameters"]
     heads = ["version", "parameters", "share", "tensors", "file bytes", "made in s"]
     if metric:
-        heads += [f"{metric} as floats", "minus original", "minus from weights"]
+        heads += [f"{cells.LABELS[metric]} as floats", "minus original", "minus from weights"]
     rows = []
     for version in section["versions"]:
         model = version["model"]
@@ -62,8 +62,8 @@ def _versions(section: Section) -> Iterator[str]:
         rows.append(row + (_floats(metric, version) if metric else []))
     yield cells.table(heads, rows)
     if metric:
-        yield "Differences are over the same samples; one whose interval holds 0 is none.\n"
-    yield _weights(section)
+        yield ("Differences are over the same samples; one whose interval holds 0 may be chance.\n")
+    yield from _weights(section)
 
 
 def _floats(metric: str, version: Mapping[str, Any]) -> list[str]:
@@ -76,24 +76,23 @@ def _floats(metric: str, version: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def _weights(section: Section) -> str:
+def _weights(section: Section) -> Iterator[str]:
     if section["weights"] == "synthetic":
-        return (
+        yield (
             "The weights are synthetic: these are sizes and times, and say nothing of quality. "
             "Random weights have no low rank to find.\n"
         )
-    if "activations" not in section["methods"]:
-        return "No calibration set was there, so nothing was measured from activations.\n"
-    return ""
+    elif "activations" not in section["methods"]:
+        yield "No calibration set was there, so nothing was measured from activations.\n"
 
 
 def _points(section: Section) -> Iterator[str]:
     metric = section["metric"]
     for kind, name in KINDS.items():
         size = "ce2_bytes" if kind == "preset" else "file_bytes"
-        words = "CE2 bytes" if kind == "preset" else "file bytes"
+        words = "CE2 bytes" if kind == "preset" else "File bytes"
         if metric:
-            yield f"{metric} under {name}:\n"
+            yield f"{cells.LABELS[metric]} under {name}:\n"
             yield _grid(section, kind, lambda p: cells.score(metric, p["metric"]["candidate"]))
         yield f"{words} under {name}:\n"
         yield _grid(section, kind, lambda p, size=size: cells.count(p[size]))
@@ -121,9 +120,9 @@ def _table4(section: Section) -> Iterator[str]:
     metric = section["metric"]
     for kind, name in KINDS.items():
         yield f"Under {name}:\n"
-        heads, rows = ["bits", "published bytes", "published psnr"], _rows4(section)
+        heads, rows = ["bits", "published bytes", "published PSNR"], _rows4(section)
         for method in section["methods"]:
-            heads += [f"{BY[method]}: CE2 bytes", "file bytes"] + (["psnr"] if metric else [])
+            heads += [f"{BY[method]}: CE2 bytes", "file bytes"] + (["PSNR"] if metric else [])
             for cell, row in zip(rows, section["rows"], strict=True):
                 cell += _cells4(metric, row[method][kind])
         yield cells.table(heads, rows)
