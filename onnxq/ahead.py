@@ -37,6 +37,8 @@ def is_open(planned: TensorPlan, weight: Weight, *, is_saved: bool = False) -> b
     is_sure = planned.init == "optimal" and planned.dtype != "float64" and not is_saved
     if is_sure and not planned.has_half_codebook:
         return False
+    if planned.is_pooled:  # its codebook is never filled up
+        return True
     return not form_of(planned, weight.scope.opset, weight.data_type).is_full
 
 

@@ -12,6 +12,7 @@ with shifts, unpacking looks bytes up in a table of at most 2**14 groups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -165,6 +166,59 @@ def unpack(
         ]
         out[start : start + count] = _unpack_chunk(parts, packing)[:count]
     return out
+
+
+def pack_stream(indices: NDArray[np.integer[Any]], bit_width: int) -> NDArray[np.uint8]:
+    """Return indices back to back, lowest bits first, filled with 0 to whole bytes and indices.
+
+    >>> pack_stream(np.array([1, 2, 3, 0, 5]), 3).tolist()
+    [209, 80, 0]
+    """
+    _packing(bit_width)
+    _check_range(indices, bit_width)
+    block = 8 // math.gcd(bit_width, 8)
+    padded = np.zeros(_round_up(indices.size, block), "<u2")
+    padded[: indices.size] = indices
+    pieces = [
+        np.packbits(_bits(padded[start : start + _CHUNK], bit_width), bitorder="little")
+        for start in range(0, padded.size, _CHUNK)
+    ]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.uint8)
+
+
+def _bits(indices: Words, bit_width: int) -> Words:
+    """Return the bits of uint16 indices, one a byte, lowest first."""
+    every = np.unpackbits(indices.view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
+    return every[:, :bit_width].reshape(-1)
+
+
+def unpack_stream(
+    stream: NDArray[np.uint8], bit_width: int, start: int, count: int
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return `count` indices of a stream from number `start` on; the inverse of `pack_stream`.
+
+    Returns:
+        1-D array: uint8 for up to 8 bits, uint16 above.
+
+    Raises:
+        InputError: the stream is too short.
+
+    >>> unpack_stream(pack_stream(np.array([1, 2, 3, 0, 5]), 3), 3, 1, 4).tolist()
+    [2, 3, 0, 5]
+    """
+    _packing(bit_width)
+    if (start + count) * bit_width > 8 * stream.size:
+        raise InputError(
+            f"stream of {bit_width}-bit indices: found {stream.size} bytes, expected "
+            f"{-(-(start + count) * bit_width // 8)} at least"
+        )
+    first = start * bit_width
+    held = stream[first // 8 : -(-(first + count * bit_width) // 8)]
+    bits = np.unpackbits(held, bitorder="little")[first % 8 :][: count * bit_width]
+    wide = np.zeros((count, 16), np.uint8)
+    wide[:, :bit_width] = bits.reshape(count, bit_width)
+    found = np.packbits(wide, axis=1, bitorder="little").view("<u2").reshape(-1)
+    return found.astype(np.uint8) if bit_width <= 8 else found.astype(np.uint16)
 
 
 def _packing(bit_width: int) -> Packing:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxq.facts import Facts
-from onnxq.forms import FLOAT16, ITEM_BITS, Form, canonical
+from onnxq.forms import Form, canonical
 from onnxq.graphs import Document, Scope, holder
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions
 from onnxq.rate import nominal_cost
 from onnxq.selection import Skip, skip, width_for
+from onnxq.trees import FLOAT16, ITEM_BITS
 
 _SIMPLE_WIDTHS = (2, 4, 8, 12, 16)
 """Widths with few nodes, which can beat a smaller width on a short tensor."""
@@ -26,7 +27,8 @@ class Choice:
     """Hold a tensor with the form chosen for it and what that saves.
 
     `same_as` is the equal tensor whose storage this one shares; `storage` is the scope that
-    holds the bytes.
+    holds the bytes. In a pool the tensor may have any of the `widths` (least and most bits);
+    `is_pooled` says that it is in one, of the form's width.
     """
 
     weight: Weight
@@ -34,15 +36,22 @@ class Choice:
     form: Form
     saved: int
     storage: Scope
+    widths: tuple[int, int]
     same_as: Weight | None = None
+    is_pooled: bool = False
+
+    @property
+    def original_bytes(self) -> int:
+        """The bytes that the tensor takes as it is."""
+        return self.weight.data_bytes + container_bytes(self.weight)
 
 
 def choose(
     document: Document, weight: Weight, seen: Facts, options: ConvertOptions
 ) -> Choice | Skip:
-    """Return the smallest form of a tensor, or why it is kept.
+    """Return the smallest form of a tensor that stands alone, or why its values rule one out.
 
-    The width may be below the one asked for when fewer bits suffice for the distinct values.
+    The form may be larger than the tensor, which is then `too_large` alone. The width may be below the one asked for when fewer bits suffice for the distinct values.
     """
     if seen.has_nan:
         return skip(weight, "nan", "it holds NaN, which no centroid can stand for")
@@ -56,17 +65,25 @@ def choose(
     held = holder(document, weight.scope)
     costs = [nominal_cost(form, len(weight.name.encode()), held).total for form in forms]
     best = min(range(len(forms)), key=lambda i: costs[i])
-    original = weight.data_bytes + container_bytes(weight)
-    if options.only_smaller and costs[best] >= original:
-        detail = f"{forms[best].bit_width} bits would take {costs[best]} bytes of {original}"
-        return skip(weight, "not-smaller", detail)
     return Choice(
         weight=weight,
         facts=seen,
         form=forms[best],
-        saved=original - costs[best],
+        saved=weight.data_bytes + container_bytes(weight) - costs[best],
         storage=weight.scope,
+        widths=(least, bits),
     )
+
+
+def too_large(choice: Choice) -> Skip:
+    """Return why a tensor that saves nothing, or not enough, is kept."""
+    original = choice.original_bytes
+    if choice.saved > 0:
+        detail = "the shared decoding tables would cost more than the tensors save"
+    else:
+        bits, cost = choice.form.bit_width, original - choice.saved
+        detail = f"{bits} bits would take {cost} bytes of {original}"
+    return skip(choice.weight, "not-smaller", detail)
 
 
 def container_bytes(weight: Weight) -> int:

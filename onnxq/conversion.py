@@ -320,7 +320,8 @@ def _encode_all(
 ) -> Iterator[tuple[tuple[str, str], Encoded]]:
     """Encode and insert every planned tensor in plan order; yield what is worth remembering."""
     by_key = {(weight.graph, weight.name): weight for weight in prepared.weights}
-    inserter = layout.Inserter(prepared.document, prepared.taken, prepared.weights, prepared.store)
+    assembler = layout.Assembler(prepared.document, prepared.taken, prepared.weights, prepared.plan)
+    inserter = layout.Inserter(prepared.document, assembler, prepared.store)
 
     def work(planned: TensorPlan) -> Encoded:
         values = model.read(prepared.document, by_key[planned.key])

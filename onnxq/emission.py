@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from onnxq.forms import ALIAS_NAME, Const, Expr, Op, Part, Value
+from onnxq.forms import ALIAS_NAME
+from onnxq.trees import Const, Expr, Op, Output, Part, Value
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -21,7 +22,7 @@ class NodeRecord:
 
     op_type: str
     inputs: tuple[str, ...]
-    output: str
+    outputs: tuple[str, ...]
     attributes: tuple[tuple[str, int | tuple[int, ...]], ...]
     name: str = ""
     doc: str = ""
@@ -112,22 +113,31 @@ class Emitter:
     ) -> str:
         if isinstance(expr, Value):
             return expr.name
-        is_shared = isinstance(expr, Const) or (isinstance(expr, Op) and expr.is_shared)
+        is_shared = isinstance(expr, (Const, Output)) or expr.is_shared
         memo = self._shared if is_shared else own
         if output is None and expr in memo:
             return memo[expr]
+        if isinstance(expr, Output):
+            names = self._emit_node(expr.op, own, emission, None)
+            self._shared.update((Output(expr.op, i), name) for i, name in enumerate(names))
+            return self._shared[expr]
         if isinstance(expr, Op):
-            inputs = tuple(self._visit(item, own, emission) for item in expr.inputs)
-            name = output or self._names.take()
-            nodes = emission.shared_nodes if is_shared else emission.nodes
-            nodes.append(
-                NodeRecord(
-                    op_type=expr.op_type, inputs=inputs, output=name, attributes=expr.attributes
-                )
-            )
+            (name,) = self._emit_node(expr, own, emission, output)
         else:
             name = output or self._names.take()
             constants = emission.shared_constants if is_shared else emission.constants
             constants.append(ConstantRecord(name=name, source=expr))
         memo[expr] = name
         return name
+
+    def _emit_node(
+        self, op: Op, own: dict[Expr, str], emission: Emission, output: str | None
+    ) -> tuple[str, ...]:
+        """Add a node, its inputs first; return its outputs."""
+        inputs = tuple(self._visit(item, own, emission) for item in op.inputs)
+        names = (output,) if output else tuple(self._names.take() for _ in range(op.outputs))
+        nodes = emission.shared_nodes if op.is_shared else emission.nodes
+        nodes.append(
+            NodeRecord(op_type=op.op_type, inputs=inputs, outputs=names, attributes=op.attributes)
+        )
+        return names

@@ -6,7 +6,7 @@ Owns the bytes of an encoded tensor. It obeys the plan: nothing is decided here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ import numpy as np
 from onnxq import bitpack
 from onnxq.clustering import codebook
 from onnxq.clustering.cluster import Clustering, ClusterOptions, fit, halved, indexed
-from onnxq.forms import FLOAT16, MAX_NODE_BYTES, Form, is_plain, tile_rows, used_form
+from onnxq.forms import MAX_NODE_BYTES, Form, tile_rows, used_form
 from onnxq.options import Init
 from onnxq.parallel import blocks
 from onnxq.plan import TensorPlan
+from onnxq.pools import Pool
+from onnxq.trees import FLOAT16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -97,7 +99,7 @@ def encode(
         planned=planned,
         form=used,
         payloads=payloads,
-        payload_bytes={role: values.nbytes for role, values in payloads.items()},
+        payload_bytes=stored_bytes(payloads, used),
         distortion=found.distortion,
         snr_db=None if found.is_lossless else snr_db(values, found),
         gap=found.gap,
@@ -142,14 +144,20 @@ def _peaks(values: Array, found: Clustering) -> tuple[float, float]:
 
 
 def planes(indices: Array, form: Form, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:
-    """Return the planes of a tensor's indices by role, tile by tile."""
+    """Return the planes of a tensor's indices by role, tile by tile.
+
+    A pooled tensor has its `indices`, flat, one an element; `packed_stream` packs them together.
+    """
+    if form.pool is not None:
+        small = np.uint8 if form.bit_width <= 8 else np.uint16
+        return {"indices": indices.reshape(-1).astype(small)}
     shaped = indices.reshape(form.shape)
     found: dict[str, Array] = {}
     start = 0
     for tile, rows in enumerate(tile_rows(form, limit)):
         part = shaped[start : start + rows]
         start += rows
-        if is_plain(form.layout, form.bit_width):
+        if form.is_plain:
             found[f"plane{tile}.0"] = part.astype(np.uint8 if form.bit_width <= 8 else np.uint16)
             continue
         for number, plane in enumerate(bitpack.pack(part, form.bit_width)):
@@ -157,15 +165,33 @@ def planes(indices: Array, form: Form, limit: int = MAX_NODE_BYTES) -> dict[str,
     return found
 
 
+def packed_stream(members: Sequence[Array], pool: Pool) -> Array:
+    """Return the stream of a pool from the indices of its tensors, in order."""
+    return bitpack.pack_stream(np.concatenate(members), pool.bit_width)
+
+
+def stored_bytes(payloads: Mapping[str, Array], form: Form) -> dict[str, int]:
+    """Return the bytes that each payload takes in the file; of a pool, the tensor's part."""
+    found = {role: values.nbytes for role, values in payloads.items()}
+    if form.pool is not None:
+        found["indices"] = form.pool.share_bytes(form.member)
+    return found
+
+
 def decode_indices(payloads: Mapping[str, Array], form: Form, limit: int = MAX_NODE_BYTES) -> Array:
     """Return the indices of a tensor, flat, from its planes; the inverse of `planes`.
 
-    Native planes are given packed, two or four indices a byte.
+    Native planes are given packed, two or four indices a byte; a pooled tensor's are read from the
+    stream of its pool.
     """
+    if form.pool is not None:
+        stream = payloads[form.pool.role].reshape(-1)
+        start = form.pool.start(form.member)
+        return bitpack.unpack_stream(stream, form.bit_width, start, form.elements)
     row_elements = form.elements // form.shape[0] if form.shape else 1
     tiles = []
     for tile, rows in enumerate(tile_rows(form, limit)):
-        if is_plain(form.layout, form.bit_width):
+        if form.is_plain:
             tiles.append(payloads[f"plane{tile}.0"].reshape(-1))
             continue
         count = len(bitpack.PACKINGS[form.bit_width].planes)

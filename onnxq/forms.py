@@ -1,27 +1,37 @@
 """The closed table of ONNX forms that an encoded tensor can take, as expressions.
 
 Owns which operators decode which layout and bit width; `docs/format.md` is the normative text.
-An expression is a tree of `Op`, `Const` (fixed values) and `Part` (a tensor's own planes and
-codebook). `layout` builds nodes from a tree and recognises a tree in a graph; `rate` measures it.
-Nothing here knows protobuf: element types are the numbers of onnx.proto.
+`trees` has the vocabulary of expressions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 from onnxq.bitpack import PACKINGS
 from onnxq.options import LayoutName
-
-FLOAT, UINT8, UINT16, INT32, INT64, FLOAT16, DOUBLE, BFLOAT16 = 1, 2, 4, 6, 7, 10, 11, 16
-UINT4, UINT2 = 21, 25
-ITEM_BITS = {
-    FLOAT: 32, UINT8: 8, UINT16: 16, INT32: 32, INT64: 64, FLOAT16: 16, DOUBLE: 64,
-    BFLOAT16: 16, UINT4: 4, UINT2: 2,
-}  # fmt: skip
+from onnxq.pools import Pool, member_indices
+from onnxq.trees import (
+    INT32,
+    INT64,
+    ITEM_BITS,
+    UINT2,
+    UINT4,
+    UINT8,
+    UINT16,
+    Const,
+    Expr,
+    Op,
+    Part,
+    Value,
+    cast,
+    gather,
+    reshape,
+    scalar,
+)
 
 MAX_NODE_BYTES = 2**30
 """onnxruntime folds a node at load only when its output is at most this large."""
@@ -32,69 +42,13 @@ NATIVE_OPSETS = {2: (UINT2, 25), 4: (UINT4, 21)}
 """Bit width -> (element type, least opset) of the native layout."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Tree:
-    """Compare like a dataclass but hash only once: trees are looked up often, tables are long."""
-
-    @cached_property
-    def _key(self) -> tuple[object, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(self._key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (type(self) is type(other) and self._key == other._key)
-
-
-@dataclass(frozen=True, eq=False)
-class Const(_Tree):
-    """Hold fixed integer values; equal constants are stored once per main graph or function."""
-
-    data_type: int
-    dims: tuple[int, ...]
-    values: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Part(_Tree):
-    """Name a constant of the tensor's own: `plane0.1` (tile, plane) or `codebook`."""
-
-    role: str
-    data_type: int
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Op(_Tree):
-    """Hold one operator; `is_shared` ones are emitted once per main graph or function."""
-
-    op_type: str
-    inputs: tuple[Expr, ...]
-    attributes: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
-    is_shared: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Value(_Tree):
-    """Name a value that already stands in the graph (the storage that an equal tensor shares)."""
-
-    name: str
-
-
-Expr = Const | Part | Op | Value
-
-
 @dataclass(frozen=True, kw_only=True)
 class Form:
     """Say how one tensor is stored: everything that its expression depends on.
 
     `centroids` are those really used; `codebook_type` is the stored element type (`data_type` or
-    FLOAT16 followed by a Cast).
+    FLOAT16 followed by a Cast). Where the indices stand in a `pool`, this is its tensor number
+    `member`.
     """
 
     layout: LayoutName
@@ -104,6 +58,8 @@ class Form:
     shape: tuple[int, ...]
     centroids: int
     opset: int
+    pool: Pool | None = None
+    member: int = 0
 
     @property
     def elements(self) -> int:
@@ -113,7 +69,13 @@ class Form:
     @property
     def is_full(self) -> bool:
         """Whether 2^b centroids are stored however few are used, as a group table needs them."""
-        return self.layout == "portable" and PACKINGS[self.bit_width].group > 1
+        is_packed = self.layout == "portable" and self.pool is None
+        return is_packed and PACKINGS[self.bit_width].group > 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the indices stand unpacked in the tensor's own shape."""
+        return self.pool is None and is_plain(self.layout, self.bit_width)
 
     @property
     def codebook_length(self) -> int:
@@ -153,7 +115,7 @@ def canonical(
 def used_form(form: Form, centroids: int) -> Form:
     """Return the form with the centroids really used; unpacked indices take the name that fits."""
     layout, bit_width = form.layout, form.bit_width
-    if is_plain(layout, bit_width):
+    if form.is_plain:
         layout, bit_width = canonical(layout, bit_width, centroids, form.opset)
     return replace(form, layout=layout, bit_width=bit_width, centroids=centroids)
 
@@ -161,8 +123,10 @@ def used_form(form: Form, centroids: int) -> Form:
 def tile_rows(form: Form, limit: int = MAX_NODE_BYTES) -> list[int]:
     """Return how many rows (first axis) each tile has, so that no tile's node exceeds `limit`.
 
-    One tile means no tiling. A single row larger than the limit cannot be split further.
+    One tile means no tiling, and a pooled tensor has no more. A single row larger than the limit cannot be split further.
     """
+    if form.pool is not None:
+        return [form.shape[0]]
     per_weight = max(ITEM_BITS[form.data_type] / 8, 4 / _group(form))
     rows = form.shape[0] if form.shape else 1
     row_elements = form.elements // rows
@@ -180,7 +144,7 @@ def largest_node_bytes(form: Form, limit: int = MAX_NODE_BYTES) -> int:
 
 def _group(form: Form) -> int:
     """Return how many weights one int32 word stands for while a tensor is decoded."""
-    if form.layout == "native" or is_plain(form.layout, form.bit_width):
+    if form.layout == "native" or form.is_plain or form.pool is not None:
         return 1
     return PACKINGS[form.bit_width].group
 
@@ -200,18 +164,30 @@ def expression(form: Form, limit: int = MAX_NODE_BYTES) -> Expr:
 def _tile(form: Form, tile: int) -> Expr:
     codebook: Expr = Part("codebook", form.codebook_type, (form.codebook_length,))
     if form.codebook_type != form.data_type:
-        codebook = _cast(codebook, form.data_type)
+        codebook = cast(codebook, form.data_type)
+    if form.pool is not None:
+        return gather(codebook, _pooled(form, form.pool))
     if form.layout == "native":
         plane = Part(f"plane{tile}.0", NATIVE_OPSETS[form.bit_width][0], form.shape)
-        return _gather(codebook, _cast(plane, INT32))
-    if is_plain(form.layout, form.bit_width):
+        return gather(codebook, cast(plane, INT32))
+    if form.is_plain:
         plane = Part(f"plane{tile}.0", UINT8 if form.bit_width <= 8 else UINT16, form.shape)
-        return _gather(codebook, _cast(plane, INT32))
+        return gather(codebook, cast(plane, INT32))
     packing = PACKINGS[form.bit_width]
     table = codebook
     if packing.group > 1:
-        table = _gather(codebook, _digits(form.bit_width, (packing.group,), form.opset))
-    return _trimmed(_gather(table, _words(form, tile)), form, packing.block)
+        table = gather(codebook, _digits(form.bit_width, (packing.group,), form.opset))
+    return _trimmed(gather(table, _words(form, tile)), form, packing.block)
+
+
+def _pooled(form: Form, pool: Pool) -> Expr:
+    """Return a member's indices in its shape.
+
+    They are reshaped, not the weights: every pooled form ends in `Gather`, so that a model's own
+    Reshape behind a decoded tensor is not taken for a part of it.
+    """
+    indices = member_indices(pool, form.member)
+    return indices if len(form.shape) == 1 else reshape(indices, form.shape)
 
 
 def _words(form: Form, tile: int) -> Expr:
@@ -228,13 +204,13 @@ def _words(form: Form, tile: int) -> Expr:
     shift = 0
     for i, width in enumerate(packing.planes):
         outer = tuple(reversed(ratios[i + 1 :]))
-        plane = _cast(Part(f"plane{tile}.{i}", UINT8, (blocks, *outer)), INT32)
+        plane = cast(Part(f"plane{tile}.{i}", UINT8, (blocks, *outer)), INT32)
         if i == 0:
             words = plane
         else:
             inner = tuple(reversed(ratios[1 : i + 1]))
             lookup = _fields(width, shift, inner, form.opset)
-            words = Op("Add", (words or plane, _gather(lookup, plane)))
+            words = Op("Add", (words or plane, gather(lookup, plane)))
         shift += width
     if words is None:
         raise AssertionError("a packing has at least one plane")
@@ -246,22 +222,22 @@ def _fields(width: int, shift: int, dims: tuple[int, ...], opset: int) -> Expr:
     """Return the shared int32 table [256, *dims] of a byte's fields, shifted to their place."""
     values = tuple(value << shift for value in range(1 << width))
     shifted = Const(INT32, (len(values),), values)
-    return _gather(shifted, _digits(width, dims, opset), is_shared=True)
+    return gather(shifted, _digits(width, dims, opset), is_shared=True)
 
 
 def _trimmed(value: Expr, form: Form, block: int) -> Expr:
     """Return the value in the tensor's shape, padding cut off."""
     shape = (-1,) if len(form.shape) == 1 else form.shape
     if form.elements % block == 0:
-        return _reshape(value, shape)
-    flat = _reshape(value, (-1,))
+        return reshape(value, shape)
+    flat = reshape(value, (-1,))
     if form.opset >= SLICE_INPUTS_OPSET:
         ends = Const(INT64, (1,), (form.elements,))
         cut = Op("Slice", (flat, Const(INT64, (1,), (0,)), ends))
     else:
         cut = Op("Slice", (flat,), (("starts", (0,)), ("ends", (form.elements,))))
     # A Slice at the end would make the model's own Reshape behind it look like part of the form.
-    return _reshape(cut, shape)
+    return reshape(cut, shape)
 
 
 @cache
@@ -275,13 +251,13 @@ def _digits(bits: int, dims: tuple[int, ...], opset: int) -> Expr:
     if opset < RANGE_OPSET:
         mask = (1 << bits) - 1
         values = tuple((w >> (bits * j)) & mask for w in range(words) for j in range(count))
-        return _cast(Const(UINT8, (words, *dims), values), INT32, is_shared=True)
-    limits = tuple(_scalar(value) for value in (0, words, 1))
+        return cast(Const(UINT8, (words, *dims), values), INT32, is_shared=True)
+    limits = tuple(scalar(value) for value in (0, words, 1))
     counted = Op("Range", limits, is_shared=True)
-    column = _reshape(counted, (-1, *(1 for _ in dims)), is_shared=True)
+    column = reshape(counted, (-1, *(1 for _ in dims)), is_shared=True)
     powers = Const(INT32, dims, tuple(1 << (bits * j) for j in range(count)))
     shifted = Op("Div", (column, powers), is_shared=True)
-    return Op("Mod", (shifted, _scalar(1 << bits)), is_shared=True)
+    return Op("Mod", (shifted, scalar(1 << bits)), is_shared=True)
 
 
 ALIAS_NAME = "onnxq_"
@@ -292,51 +268,4 @@ def alias(storage: str, shape: Sequence[int], stored_shape: Sequence[int]) -> Op
     """Return the node of a tensor that equals a stored value, whatever the two shapes."""
     if tuple(shape) == tuple(stored_shape):
         return Op("Identity", (Value(storage),))
-    return _reshape(Value(storage), tuple(shape))
-
-
-def parts(expr: Expr) -> Iterator[Part]:
-    """Yield each Part of a tree once, in the order of first use."""
-    seen: set[Part] = set()
-    stack: list[Expr] = [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Part) and node not in seen:
-            seen.add(node)
-            yield node
-        elif isinstance(node, Op):
-            stack.extend(reversed(node.inputs))
-
-
-def shared_expressions(expr: Expr) -> set[Expr]:
-    """Return the parts of a tree that are emitted once per root: shared nodes and fixed values."""
-    found: set[Expr] = set()
-    stack: list[Expr] = [expr]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Const) or (isinstance(node, Op) and node.is_shared):
-            found.add(node)
-        if isinstance(node, Op):
-            stack.extend(node.inputs)
-    return found
-
-
-def part_bytes(part: Part) -> int:
-    """Return the raw bytes of a part; elements below 8 bits are packed."""
-    return (math.prod(part.dims) * ITEM_BITS[part.data_type] + 7) // 8
-
-
-def _scalar(value: int) -> Const:
-    return Const(INT32, (), (value,))
-
-
-def _cast(value: Expr, data_type: int, *, is_shared: bool = False) -> Op:
-    return Op("Cast", (value,), (("to", data_type),), is_shared)
-
-
-def _gather(table: Expr, indices: Expr, *, is_shared: bool = False) -> Op:
-    return Op("Gather", (table, indices), (), is_shared)
-
-
-def _reshape(value: Expr, shape: tuple[int, ...], *, is_shared: bool = False) -> Op:
-    return Op("Reshape", (value, Const(INT64, (len(shape),), shape)), (), is_shared)
+    return reshape(Value(storage), tuple(shape))

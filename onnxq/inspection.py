@@ -13,7 +13,7 @@ from onnxq import conversion, files, model, revert, summary
 from onnxq.forms import used_form
 from onnxq.graphs import Document, consumers, holder, scopes
 from onnxq.options import ConvertOptions
-from onnxq.plan import Plan, form_of, make_plan
+from onnxq.plan import Plan, form_of, make_plan, places
 from onnxq.rate import load_bytes, nominal_cost
 from onnxq.recognise import Found
 from onnxq.report import NO_WEIGHTS, FileSize, InspectReport
@@ -32,12 +32,13 @@ def inspect_plain(document: Document, options: ConvertOptions, size: FileSize) -
     by_key = {planned.key: planned for planned in plan.tensors}
     kept = {(record.graph, record.name): record for record in plan.skips}
     rows, forms = [], []
+    where = places(plan, weights)
     for weight in weights:
         key = (weight.graph, weight.name)
         planned = by_key.get(key)
         cost = None
         if planned is not None:
-            form = form_of(planned, weight.scope.opset, weight.data_type)
+            form = form_of(planned, weight.scope.opset, weight.data_type, where.get(key))
             if key in fits:
                 form = used_form(form, fits[key].centroids.size)
             held = holder(document, weight.scope)

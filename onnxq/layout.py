@@ -16,12 +16,13 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from onnxq import tensors, wire
 from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
-from onnxq.encode import Encoded
-from onnxq.forms import Const, Form, alias, expression, used_form
+from onnxq.encode import Encoded, packed_stream
+from onnxq.forms import Form, alias, expression, used_form
 from onnxq.graphs import Document, Holder, Scope, holder, scopes
 from onnxq.model import Weight
-from onnxq.plan import Plan, TensorPlan, form_of
-from onnxq.rate import Placement, constant_cost, node_cost
+from onnxq.plan import Plan, TensorPlan, form_of, places
+from onnxq.rate import Placement, constant_cost, node_cost, typed_bytes
+from onnxq.trees import INT32, Const, Part
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,11 +79,16 @@ def remove_inputs(graph: GraphProto, names: set[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """Hold the records that one tensor adds, by the scope they go to, in order."""
+    """Hold the records that one tensor adds, by the scope they go to, in order.
+
+    Those that are `first` go before all that was added so far: the stream of a pool is known with
+    its last tensor only, and the nodes of the first one stand on it.
+    """
 
     scope: Scope
     constants: Sequence[ConstantRecord]
     nodes: Sequence[NodeRecord]
+    is_first: bool = False
 
 
 class Assembler:
@@ -91,7 +97,9 @@ class Assembler:
     Used once to measure and once to build; both walks give the same records.
     """
 
-    def __init__(self, document: Document, taken: Iterable[str], weights: Sequence[Weight]) -> None:
+    def __init__(
+        self, document: Document, taken: Iterable[str], weights: Sequence[Weight], plan: Plan
+    ) -> None:
         self._scopes = {scope.path: scope for scope in scopes(document)}
         names = Names(taken)
         roots = {scope.root.path for scope in self._scopes.values()}
@@ -101,21 +109,32 @@ class Assembler:
         self._types = {(weight.graph, weight.name): weight.data_type for weight in weights}
         self._docs = {(weight.graph, weight.name): _doc(weight) for weight in weights}
         self._holders = {path: holder(document, scope) for path, scope in self._scopes.items()}
+        self._places = places(plan, weights)
+        self._streams: dict[tuple[str, str], ConstantRecord] = {}
 
     def form(self, planned: TensorPlan) -> Form:
         """Return the planned form of a tensor."""
         scope = self._scopes[planned.graph]
-        return form_of(planned, scope.opset, self._types[planned.key])
+        place = self._places.get(planned.key)
+        return form_of(planned, scope.opset, self._types[planned.key], place)
 
     def holder(self, planned: TensorPlan) -> Holder:
         """Return how a tensor's constants stand in the model."""
         return self._holders[planned.graph]
 
     def additions(self, planned: TensorPlan, form: Form) -> list[Addition]:
-        """Return what a tensor adds, shared records first; its last node has its doc string."""
+        """Return what a tensor adds, shared records first; its last node has its doc string.
+
+        The last tensor of a pool adds its stream, ahead of all else.
+        """
         *before, last = self._additions(planned, form)
         nodes = [*last.nodes[:-1], replace(last.nodes[-1], doc=self._docs[planned.key])]
-        return [*before, replace(last, nodes=nodes)]
+        found = [*before, replace(last, nodes=nodes)]
+        if form.pool is None or form.member + 1 < len(form.pool.lengths):
+            return found
+        root = self._scopes[planned.graph].root
+        stream = self._streams[root.path, form.pool.role]
+        return [Addition(scope=root, constants=[stream], nodes=(), is_first=True), *found]
 
     def _additions(self, planned: TensorPlan, form: Form) -> list[Addition]:
         own_scope = self._scopes[planned.graph]
@@ -138,9 +157,13 @@ class Assembler:
 
         Constants that must be listed as inputs can only stand in the root.
         """
-        root = Addition(
-            scope=scope.root, constants=emission.shared_constants, nodes=emission.shared_nodes
-        )
+        shared = []
+        for record in emission.shared_constants:
+            if isinstance(record.source, Part):
+                self._streams[scope.root.path, record.source.role] = record
+            else:
+                shared.append(record)
+        root = Addition(scope=scope.root, constants=shared, nodes=emission.shared_nodes)
         if self._holders[scope.path] != "input":
             own = Addition(scope=scope, constants=emission.constants, nodes=emission.nodes)
             return [root, own]
@@ -175,7 +198,7 @@ def predict(
     if placement is not None:
         planner = Placement(placement.location)
         planner.end = placement.end
-    assembler = Assembler(document, taken, weights)
+    assembler = Assembler(document, taken, weights, plan)
     growth: dict[str, int] = {}
     for planned in plan.tensors:
         held = assembler.holder(planned)
@@ -211,12 +234,12 @@ def _grown_bytes(document: Document, growth: Mapping[str, int]) -> int:
 class Inserter:
     """Insert encoded tensors into a stripped model, one by one, in plan order."""
 
-    def __init__(
-        self, document: Document, taken: set[str], weights: Sequence[Weight], store: Store
-    ) -> None:
-        self._assembler = Assembler(document, taken, weights)
+    def __init__(self, document: Document, assembler: Assembler, store: Store) -> None:
+        self._roots = {scope.path: scope.root.path for scope in scopes(document)}
+        self._assembler = assembler
         self._store = store
         self._fronts: dict[int, int] = {}
+        self._pooled: dict[tuple[str, str], list[Array]] = {}
 
     def form(self, planned: TensorPlan) -> Form:
         """Return the planned form of a tensor."""
@@ -225,7 +248,13 @@ class Inserter:
     def insert(self, planned: TensorPlan, encoded: Encoded | None) -> None:
         """Add a tensor's nodes and constants; `encoded` is None for one that shares storage."""
         form = encoded.form if encoded is not None else self._assembler.form(planned)
-        payloads = encoded.payloads if encoded is not None else {}
+        payloads = dict(encoded.payloads) if encoded is not None else {}
+        if form.pool is not None and encoded is not None:
+            members = self._pooled.setdefault((self._roots[planned.graph], form.pool.role), [])
+            members.append(payloads["indices"])
+            if len(members) == len(form.pool.lengths):
+                payloads[form.pool.role] = packed_stream(members, form.pool)
+                members.clear()
         held = self._assembler.holder(planned)
         for addition in self._assembler.additions(planned, form):
             nodes: list[NodeProto] = []
@@ -236,7 +265,7 @@ class Inserter:
                     is_input = held == "input"
                     self._add_initializer(addition.scope.proto, record, payloads, is_input)
             nodes += [_node(record) for record in addition.nodes]
-            self._put_in_front(addition.scope.proto, nodes)
+            self._put_in_front(addition.scope.proto, nodes, is_first=addition.is_first)
 
     def _add_initializer(
         self,
@@ -250,16 +279,22 @@ class Inserter:
         source = record.source
         tensor = graph.initializer.add(name=record.name, data_type=source.data_type)
         tensor.dims.extend(source.dims)
-        self._store.put(tensor, _values(record, payloads))
+        if isinstance(source, Const) and typed_bytes(source) is not None:
+            _put_typed(tensor, source)
+        else:
+            self._store.put(tensor, _values(record, payloads))
         if is_input:
             add_input(graph, tensor)
 
-    def _put_in_front(self, graph: GraphProto | FunctionProto, nodes: list[NodeProto]) -> None:
-        """Insert nodes behind those inserted before, ahead of all old ones."""
-        at = self._fronts.get(id(graph), 0)
+    def _put_in_front(
+        self, graph: GraphProto | FunctionProto, nodes: list[NodeProto], *, is_first: bool
+    ) -> None:
+        """Insert nodes behind those inserted before, or ahead of them; ahead of all old ones."""
+        inserted = self._fronts.get(id(graph), 0)
+        at = 0 if is_first else inserted
         for offset, node in enumerate(nodes):
             graph.node.insert(at + offset, node)
-        self._fronts[id(graph)] = at + len(nodes)
+        self._fronts[id(graph)] = inserted + len(nodes)
 
 
 def _values(record: ConstantRecord, payloads: Mapping[str, Array]) -> Array:
@@ -269,17 +304,26 @@ def _values(record: ConstantRecord, payloads: Mapping[str, Array]) -> Array:
     return payloads[source.role]
 
 
+def _put_typed(tensor: TensorProto, source: Const) -> None:
+    """Give a tensor fixed values as varints, which `raw_data` would hold in more bytes."""
+    field = tensor.int32_data if source.data_type == INT32 else tensor.int64_data
+    field.extend(source.values)
+
+
 def _constant_node(record: ConstantRecord, payloads: Mapping[str, Array]) -> NodeProto:
     source = record.source
     node = NodeProto(op_type="Constant", output=[record.name])
     tensor = tensors.make_tensor("", source.data_type, source.dims)
-    tensor.raw_data = _values(record, payloads).tobytes()
+    if isinstance(source, Const) and typed_bytes(source) is not None:
+        _put_typed(tensor, source)
+    else:
+        tensor.raw_data = _values(record, payloads).tobytes()
     node.attribute.add(name="value", type=AttributeProto.TENSOR, t=tensor)
     return node
 
 
 def _node(record: NodeRecord) -> NodeProto:
-    node = NodeProto(op_type=record.op_type, input=record.inputs, output=[record.output])
+    node = NodeProto(op_type=record.op_type, input=record.inputs, output=record.outputs)
     if record.name:
         node.name = record.name
     if record.doc:

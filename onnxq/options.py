@@ -44,6 +44,7 @@ class ConvertOptions:
     tensor names and the names of the nodes that consume them. `jobs` never changes the bytes.
     `only_smaller=False`, `fewer_bits=False` and `share_equal=False` belong to the published
     scheme (`preset="ce2"`), which encodes every tensor with `min_elements_per_centroid`.
+    `pool_indices=False` keeps the indices of every tensor apart.
 
     Raises:
         OptionError: a value is outside its range; the message names the option.
@@ -68,6 +69,7 @@ class ConvertOptions:
     only_smaller: bool = True
     fewer_bits: bool = True
     share_equal: bool = True
+    pool_indices: bool = True
     external_data: ExternalData = "auto"
     jobs: int = 0
 
@@ -87,7 +89,7 @@ class ConvertOptions:
         _check_least("--jobs", self.jobs, 0)
         for key in ("quantize_bias", "quantize_norm", "quantize_variance"):
             _check_bool(key, getattr(self, key))
-        for key in ("only_smaller", "fewer_bits", "share_equal"):
+        for key in ("only_smaller", "fewer_bits", "share_equal", "pool_indices"):
             _check_bool(key, getattr(self, key))
 
     def _check_lists(self) -> None:
@@ -130,6 +132,7 @@ class OptionValues(TypedDict, total=False):
     only_smaller: bool
     fewer_bits: bool
     share_equal: bool
+    pool_indices: bool
     external_data: ExternalData
     jobs: int
 

@@ -14,17 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxq import record_json
-from onnxq.choose import Choice, choose
+from onnxq.choose import Choice, choose, too_large
 from onnxq.errors import InputError
 from onnxq.facts import gather_facts
-from onnxq.forms import FLOAT16, Form
+from onnxq.forms import Form
 from onnxq.graphs import Document
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions, Init, LayoutName
+from onnxq.pooling import settle
+from onnxq.pools import Pool
 from onnxq.selection import Skip, check_patterns, reason_to_keep, skip, width_for
-from onnxq.sharing import tie, unpaid
+from onnxq.trees import FLOAT16
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READ_VERSIONS = (1, 2)
+"""Plans of version 1 know no pools; the default of `is_pooled` says so."""
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,8 @@ class TensorPlan:
     `centroids` is the number to fit: 2^bit_width, or the distinct values where they are fewer (the
     tensor is then stored without loss). `same_as` names the (graph, name) of an equal tensor whose
     storage this one shares; `storage_graph` is the graph that holds the storage; `ce2_bits` is the
-    width that the published accounting counts where it is not `bit_width`.
+    width that the published accounting counts where it is not `bit_width`. The tensors of a main
+    graph or function that are `is_pooled` and of one bit width keep their indices in one pool.
     """
 
     name: str
@@ -53,6 +59,7 @@ class TensorPlan:
     storage_graph: str
     ce2_bits: int | None = None
     same_as: tuple[str, str] | None = None
+    is_pooled: bool = False
 
     def __post_init__(self) -> None:
         """Raise InputError where a value is outside its range, as in an edited plan file."""
@@ -66,6 +73,7 @@ class TensorPlan:
             "pdf_factor": math.isfinite(self.pdf_factor) and self.pdf_factor >= 0,
             "max_iterations": self.max_iterations >= 1,
             "same_as": self.same_as is None or len(self.same_as) == 2,
+            "is_pooled": not self.is_pooled or (self.layout == "portable" and self.same_as is None),
         }
         for field, is_right in checks.items():
             if not is_right:
@@ -116,8 +124,8 @@ class Plan:
         Raises:
             InputError: the values are no plan, or one of another version.
         """
-        if not isinstance(record, dict) or record.get("plan_version") != SCHEMA_VERSION:
-            raise InputError(f"{label}: is no onnxq plan of version {SCHEMA_VERSION}")
+        if not isinstance(record, dict) or record.get("plan_version") not in _READ_VERSIONS:
+            raise InputError(f"{label}: is no onnxq plan of version 1 or {SCHEMA_VERSION}")
         lists = {key: record.get(key) for key in ("tensors", "skipped")}
         for key, items in lists.items():
             if not isinstance(items, list):
@@ -163,7 +171,7 @@ def make_plan(
             candidates.append(weight)
         else:
             skips[id(weight)] = skip(weight, *kept)
-    choices: list[Choice] = []
+    considered: list[Choice] = []
     all_facts = gather_facts(document, candidates, options, jobs)
     for weight, facts in zip(candidates, all_facts, strict=True):
         if seen is not None:
@@ -172,13 +180,12 @@ def make_plan(
         if isinstance(chosen, Skip):
             skips[id(weight)] = chosen
         else:
-            choices.append(chosen)
-    while options.only_smaller and (dear := unpaid(document, choices)):
-        for choice in dear:
-            detail = "the shared decoding tables would cost more than the tensors save"
-            skips[id(choice.weight)] = skip(choice.weight, "not-smaller", detail)
-        choices = [choice for choice in choices if choice not in dear]
-    planned = {id(choice.weight): _record(choice, options) for choice in tie(choices)}
+            considered.append(chosen)
+    settled = settle(document, considered, options)
+    planned = {id(choice.weight): _record(choice, options) for choice in settled}
+    for choice in considered:
+        if id(choice.weight) not in planned:
+            skips[id(choice.weight)] = too_large(choice)
     return Plan(
         tensors=tuple(planned[id(weight)] for weight in weights if id(weight) in planned),
         skips=tuple(skips[id(weight)] for weight in weights if id(weight) in skips),
@@ -205,11 +212,35 @@ def _record(choice: Choice, options: ConvertOptions) -> TensorPlan:
         storage_graph=choice.storage.path,
         ce2_bits=None if options.fewer_bits else width_for(weight, options),
         same_as=(choice.same_as.graph, choice.same_as.name) if choice.same_as else None,
+        is_pooled=choice.is_pooled,
     )
 
 
-def form_of(planned: TensorPlan, opset: int, data_type: int) -> Form:
-    """Return the form that a tensor's plan asks for."""
+def places(plan: Plan, weights: Sequence[Weight]) -> dict[Key, tuple[Pool, int]]:
+    """Return the pool of each pooled tensor of a plan, and which of its tensors it is.
+
+    A pool holds the pooled tensors of one main graph or function and one bit width, in plan order.
+    """
+    roots = {(weight.graph, weight.name): weight.scope.root for weight in weights}
+    members: dict[tuple[str, int, int], list[TensorPlan]] = {}
+    for planned in plan.tensors:
+        if planned.is_pooled:
+            root = roots[planned.key]
+            key = (root.path, planned.bit_width, root.opset)
+            members.setdefault(key, []).append(planned)
+    found: dict[Key, tuple[Pool, int]] = {}
+    for (_, bit_width, opset), tensors in members.items():
+        lengths = tuple(tensor.elements for tensor in tensors)
+        pool = Pool(bit_width=bit_width, lengths=lengths, opset=opset)
+        found.update((tensor.key, (pool, i)) for i, tensor in enumerate(tensors))
+    return found
+
+
+def form_of(
+    planned: TensorPlan, opset: int, data_type: int, place: tuple[Pool, int] | None = None
+) -> Form:
+    """Return the form that a tensor's plan asks for; `place` is what `places` says of it."""
+    pool, member = place or (None, 0)
     return Form(
         layout=planned.layout,
         bit_width=planned.bit_width,
@@ -218,4 +249,6 @@ def form_of(planned: TensorPlan, opset: int, data_type: int) -> Form:
         shape=planned.shape,
         centroids=planned.centroids,
         opset=opset,
+        pool=pool,
+        member=member,
     )

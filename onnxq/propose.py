@@ -15,13 +15,15 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxq import tensors
 from onnxq.bitpack import PACKINGS
-from onnxq.forms import FLOAT16, NATIVE_OPSETS, UINT8, UINT16, Form, is_plain
+from onnxq.forms import NATIVE_OPSETS, Form, is_plain
 from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope
 from onnxq.options import LayoutName
+from onnxq.pools import Pool
+from onnxq.trees import FLOAT16, UINT8, UINT16
 
 ROOTS = ("Reshape", "Gather", "Concat")
 """Operators that can end a form."""
-_INNER = (*ROOTS, "Slice", "Cast", "Add", "Range", "Div", "Mod")
+_INNER = (*ROOTS, "Slice", "Cast", "Add", "Range", "Div", "Mod", "MatMul", "Split")
 Uses = Mapping[tuple[str, str], Sequence[Consumer]]
 _PLANE_TYPES = (UINT8, UINT16, *(data_type for data_type, _ in NATIVE_OPSETS.values()))
 _FORM_NODES = 64
@@ -63,7 +65,7 @@ def is_root(node: NodeProto) -> bool:
 class Sight:
     """Hold what is visible from a scope: the producers and the constants by name.
 
-    `folder` is where external data lies.
+    `folder` is where external data lies; `pools` are those read so far, by the id of their Split.
     """
 
     scope: Scope
@@ -71,6 +73,7 @@ class Sight:
     producers: dict[str, NodeProto] = field(default_factory=dict)
     constants: dict[str, TensorProto] = field(default_factory=dict)
     outer: Sight | None = None
+    pools: dict[int, Pool | None] = field(default_factory=dict)
 
     def producer(self, name: str) -> NodeProto | None:
         """Return the node that makes a value, in this graph or one around it."""
@@ -128,7 +131,7 @@ def _leaves(sight: Sight, node: NodeProto) -> list[tuple[TensorProto, NodeProto]
     return found
 
 
-def proposals(sight: Sight, node: NodeProto) -> Iterator[Form]:
+def proposals(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
     """Yield the forms that a node could be the end of, judged by the constants it stands on."""
     leaves = _leaves(sight, node)
     if leaves is None:
@@ -145,6 +148,21 @@ def proposals(sight: Sight, node: NodeProto) -> Iterator[Form]:
     data_type = _decoded_type(book, user)
     if len(book.dims) != 1 or data_type is None or not book.dims[0]:
         return
+    pooled = _pooled(sight, node, uses)
+    if pooled is not None:
+        pool, member, dims = pooled
+        yield Form(
+            layout="portable",
+            bit_width=pool.bit_width,
+            data_type=data_type,
+            codebook_type=book.data_type,
+            shape=dims,
+            centroids=book.dims[0],
+            opset=sight.scope.opset,
+            pool=pool,
+            member=member,
+        )
+        return
     for layout, bit_width in _widths(book.dims[0]):
         shape = _shape(sight, node, layout, bit_width)
         if not shape or min(shape) <= 0 or math.prod(shape) > _MAX_ELEMENTS:
@@ -158,6 +176,63 @@ def proposals(sight: Sight, node: NodeProto) -> Iterator[Form]:
             centroids=book.dims[0],
             opset=sight.scope.opset,
         )
+
+
+def _pooled(sight: Sight, node: NodeProto, uses: Uses) -> tuple[Pool, int, tuple[int, ...]] | None:
+    """Return the pool that a lookup's indices seem to come from, which tensor, and its shape."""
+    if node.op_type != "Gather" or len(node.input) != 2:
+        return None
+    name, shape = node.input[1], None
+    below = sight.producer(name)
+    if below is not None and below.op_type == "Reshape":
+        shape = reshaped(sight, below)
+        name = below.input[0]
+        below = sight.producer(name)
+    if below is None or below.op_type != "Split":
+        return None
+    pool = _pool(sight, below, uses)
+    member = list(below.output).index(name)
+    if pool is None or member >= len(pool.lengths):
+        return None
+    shape = shape or (pool.lengths[member],)
+    if min(shape) <= 0 or math.prod(shape) != pool.lengths[member]:
+        return None
+    return pool, member, shape
+
+
+def _pool(sight: Sight, split: NodeProto, uses: Uses) -> Pool | None:
+    """Return the pool that a Split node hands out, if it can be one."""
+    if id(split) in sight.pools:
+        return sight.pools[id(split)]
+    sight.pools[id(split)] = None
+    pieces = _split_lengths(sight, split)
+    stream = _first_plane(sight, split)
+    if not pieces or min(pieces) <= 0 or len(pieces) != len(split.output) or stream is None:
+        return None
+    bits, rest = divmod(8 * math.prod(stream.dims), sum(pieces))
+    if rest or not 1 <= bits <= 16 or sum(pieces) > _MAX_ELEMENTS:
+        return None
+    pool = Pool(bit_width=bits, lengths=pieces, opset=sight.scope.opset)
+    without = Pool(bit_width=bits, lengths=pieces[:-1], opset=sight.scope.opset)
+    if without.lengths and without.pieces == pieces and not _is_used(sight, split.output[-1], uses):
+        pool = without
+    sight.pools[id(split)] = pool
+    return pool
+
+
+def _is_used(sight: Sight, name: str, uses: Uses) -> bool:
+    """Tell whether a node consumes a value, wherever it is made."""
+    owner: Sight | None = sight
+    while owner is not None and name not in owner.producers:
+        owner = owner.outer
+    return owner is not None and bool(uses.get((owner.scope.path, name)))
+
+
+def _split_lengths(sight: Sight, split: NodeProto) -> tuple[int, ...] | None:
+    for attribute in split.attribute:
+        if attribute.name == "split":
+            return tuple(attribute.ints)
+    return _integers(sight, split.input[1], "split") if len(split.input) == 2 else None
 
 
 def _decoded_type(book: TensorProto, user: NodeProto) -> int | None:
@@ -224,10 +299,15 @@ def _first_plane(sight: Sight, node: NodeProto) -> TensorProto | None:
 
 def reshaped(sight: Sight, node: NodeProto) -> tuple[int, ...] | None:
     """Return the constant that a Reshape node takes as its shape."""
-    constant = sight.constant(node.input[1]) if len(node.input) == 2 else None
+    return _integers(sight, node.input[1], "shape") if len(node.input) == 2 else None
+
+
+def _integers(sight: Sight, name: str, what: str) -> tuple[int, ...] | None:
+    """Return the values of an int64 constant; None where there is no such."""
+    constant = sight.constant(name)
     if constant is None or constant.data_type != TensorProto.INT64:
         return None
-    return tuple(int(dim) for dim in tensors.read(constant, sight.folder, "shape").reshape(-1))
+    return tuple(int(value) for value in tensors.read(constant, sight.folder, what).reshape(-1))
 
 
 def _joined_shape(
@@ -250,7 +330,4 @@ def _ends(sight: Sight, node: NodeProto) -> tuple[int, ...] | None:
     for attribute in node.attribute:
         if attribute.name == "ends":
             return tuple(attribute.ints)
-    constant = sight.constant(node.input[2]) if len(node.input) == 3 else None
-    if constant is None or constant.data_type != TensorProto.INT64:
-        return None
-    return tuple(int(end) for end in tensors.read(constant, sight.folder, "ends").reshape(-1))
+    return _integers(sight, node.input[2], "ends") if len(node.input) == 3 else None

@@ -14,19 +14,21 @@ from itertools import zip_longest
 
 from onnxq import wire
 from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
-from onnxq.forms import (
+from onnxq.forms import Form, expression
+from onnxq.graphs import Holder
+from onnxq.trees import (
     INT32,
+    INT64,
     ITEM_BITS,
     Const,
     Expr,
-    Form,
     Op,
+    Output,
     Part,
     Value,
-    expression,
+    inputs_of,
     part_bytes,
 )
-from onnxq.graphs import Holder
 
 EXTERNAL_THRESHOLD = 1024
 """Values of at least this many bytes go to the data file when there is one."""
@@ -81,9 +83,20 @@ def constant_payload(record: ConstantRecord) -> int:
     return part_bytes(source)
 
 
+def typed_bytes(source: Const) -> int | None:
+    """Return the bytes of fixed values as varints of their own field; None where no shorter.
+
+    A shape of four dimensions takes 4 to 8 bytes so, and 32 as `raw_data`.
+    """
+    if source.data_type not in (INT32, INT64):
+        return None
+    length = sum(wire.varint_bytes(value) for value in source.values)
+    return length if length < len(source.values) * ITEM_BITS[source.data_type] // 8 else None
+
+
 def node_cost(record: NodeRecord) -> int:
     """Return the bytes that a node adds to its graph."""
-    body = wire.node_bytes(record.op_type, record.inputs, (record.output,), dict(record.attributes))
+    body = wire.node_bytes(record.op_type, record.inputs, record.outputs, dict(record.attributes))
     texts = sum(wire.text_bytes(text) for text in (record.name, record.doc) if text)
     return wire.field_bytes(body + texts)
 
@@ -92,12 +105,16 @@ def constant_cost(record: ConstantRecord, held: Holder, placement: Placement | N
     """Return the bytes that a constant adds to its graph in one of the ways it may be held.
 
     With a placement, values of EXTERNAL_THRESHOLD bytes and more take their place in the data
-    file and only the reference is counted here. A function's Constants stay inline.
+    file and only the reference is counted here. A function's Constants stay inline, and so do
+    fixed values that are shorter as varints.
     """
     payload = constant_payload(record)
     source = record.source
     name = "" if held == "node" else record.name
-    if placement is not None and payload >= EXTERNAL_THRESHOLD and held != "node":
+    typed = typed_bytes(source) if isinstance(source, Const) else None
+    if typed is not None:
+        body = wire.tensor_bytes(name, source.dims, source.data_type, typed)
+    elif placement is not None and payload >= EXTERNAL_THRESHOLD and held != "node":
         body = wire.tensor_bytes(name, source.dims, source.data_type, None)
         body += wire.external_bytes(placement.location, placement.place(payload), payload)
     else:
@@ -115,8 +132,9 @@ def own_cost(emission: Emission, form: Form, held: Holder) -> Cost:
     nodes = sum(node_cost(record) for record in emission.nodes)
     constants = sum(constant_cost(record, held) for record in emission.constants)
     payload = sum(constant_payload(record) for record in emission.constants)
+    pooled = form.pool.share_bytes(form.member) if form.pool is not None else 0
     return Cost(
-        index_bytes=payload - form.codebook_bytes,
+        index_bytes=payload - form.codebook_bytes + pooled,
         codebook_bytes=form.codebook_bytes,
         graph_bytes=nodes + constants - payload,
     )
@@ -128,10 +146,10 @@ def expression_cost(expr: Expr, held: Holder) -> int:
     if isinstance(expr, Op):
         inputs = tuple(name for _ in expr.inputs)
         record = NodeRecord(
-            op_type=expr.op_type, inputs=inputs, output=name, attributes=expr.attributes
+            op_type=expr.op_type, inputs=inputs, outputs=(name,), attributes=expr.attributes
         )
         return node_cost(record)
-    if isinstance(expr, Value):
+    if isinstance(expr, (Output, Value)):
         return 0
     return constant_cost(ConstantRecord(name=name, source=expr), held)
 
@@ -181,7 +199,8 @@ def load_bytes(*forms: Form) -> int:
     """Return the memory that a runtime holds while it folds tensors' decode nodes at load.
 
     Every intermediate stays alive until the folding pass ends, so all node outputs count, the
-    decoded tensors among them, and the stored parts too. Tables that tensors share count once.
+    decoded tensors among them, and the stored parts too. What tensors share counts once: tables,
+    and the stream of a pool.
     """
     shared: dict[Expr, tuple[int, ...]] = {}
     total = 0
@@ -192,24 +211,30 @@ def load_bytes(*forms: Form) -> int:
             expr, is_ready = stack.pop()
             if expr in sizes:
                 continue
-            if isinstance(expr, Op) and not is_ready:
+            if isinstance(expr, (Op, Output)) and not is_ready:
                 stack.append((expr, True))
-                stack.extend((item, False) for item in expr.inputs)
+                stack.extend((item, False) for item in inputs_of(expr))
                 continue
             sizes[expr] = _dims(expr, sizes)
             total += _held_bytes(expr, math.prod(sizes[expr]), form)
-            if isinstance(expr, Op) and expr.is_shared:
+            if isinstance(expr, (Op, Part)) and expr.is_shared:
                 shared[expr] = sizes[expr]
     return total
+
+
+_FLOAT_OPERATORS = ("Cast", "Gather", "Reshape", "Slice", "Concat")
+"""Operators of forms that may carry decoded values."""
 
 
 def _held_bytes(expr: Expr, elements: int, form: Form) -> int:
     """Return the bytes of a node's output or of a stored part; fixed constants are not counted."""
     if isinstance(expr, Part):
         return part_bytes(expr)
-    if not isinstance(expr, Op):
+    if isinstance(expr, Output):
+        return elements * 4
+    if not isinstance(expr, Op) or expr.op_type == "Split":
         return 0
-    is_float = expr.op_type not in ("Add", "Range", "Div", "Mod") and _is_float(expr)
+    is_float = expr.op_type in _FLOAT_OPERATORS and _is_float(expr)
     return elements * (ITEM_BITS[form.data_type] // 8 if is_float else 4)
 
 
@@ -226,6 +251,9 @@ def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]]) -> tuple[int, ...]:
     """Return the dims of a node's output from those of its inputs."""
     if isinstance(expr, Value):
         return ()
+    if isinstance(expr, Output):
+        lengths = dict(expr.op.attributes).get("split") or _fixed(expr.op.inputs[1])
+        return (lengths[expr.number],) if isinstance(lengths, tuple) else ()
     if not isinstance(expr, Op):
         return expr.dims
     inputs = [known.get(item, ()) for item in expr.inputs]
@@ -242,6 +270,8 @@ def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]]) -> tuple[int, ...]:
         return (sum(dims[0] for dims in inputs), *inputs[0][1:])
     if expr.op_type == "Range":
         return _fixed(expr.inputs[1])
+    if expr.op_type in ("Split", "MatMul"):
+        return inputs[0][:1]
     columns = zip_longest(*(reversed(dims) for dims in inputs), fillvalue=1)
     return tuple(reversed([max(column) for column in columns]))
 

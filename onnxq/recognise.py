@@ -16,18 +16,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from onnxq import tensors
-from onnxq.forms import (
-    ALIAS_NAME,
-    Const,
-    Expr,
-    Form,
-    Op,
-    Part,
-    Value,
-    expression,
-)
+from onnxq.forms import ALIAS_NAME, Form, expression
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope, consumers, scopes
 from onnxq.propose import Sight, Uses, is_root, look, proposals, reshaped, stands_alone
+from onnxq.trees import Const, Expr, Op, Output, Part, Value
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -119,7 +111,7 @@ def _find_in(sight: Sight, document: Document, uses: Uses) -> Iterator[Found]:
     for node in reversed(sight.scope.proto.node):
         if not is_root(node) or id(node) in inner or not stands_alone(sight, node, uses):
             continue
-        for form in proposals(sight, node):
+        for form in proposals(sight, node, uses):
             match = _Match()
             if _compare(expression(form), node.output[0], sight, match, document):
                 inner.update(match.nodes)
@@ -141,11 +133,12 @@ def _compare(expr: Expr, name: str, sight: Sight, match: _Match, document: Docum
         return True
     if isinstance(expr, Value):
         return expr.name == name
-    if isinstance(expr, Op):
+    if isinstance(expr, (Op, Output)):
+        op, number = (expr.op, expr.number) if isinstance(expr, Output) else (expr, 0)
         node = sight.producer(name)
-        if node is None or not _same_node(expr, node):
+        if node is None or not _same_node(op, node) or node.output[number] != name:
             return False
-        inputs = zip(expr.inputs, node.input, strict=True)
+        inputs = zip(op.inputs, node.input, strict=True)
         if not all(_compare(item, value, sight, match, document) for item, value in inputs):
             return False
         match.nodes[id(node)] = node
@@ -158,7 +151,7 @@ def _compare(expr: Expr, name: str, sight: Sight, match: _Match, document: Docum
 def _same_node(expr: Op, node: NodeProto) -> bool:
     if node.op_type != expr.op_type or node.domain not in DEFAULT_DOMAINS:
         return False
-    if len(node.input) != len(expr.inputs) or len(node.output) != 1:
+    if len(node.input) != len(expr.inputs) or len(node.output) != expr.outputs:
         return False
     found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     expected = {

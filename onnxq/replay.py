@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxq.errors import InputError
-from onnxq.forms import canonical
+from onnxq.forms import MAX_NODE_BYTES, canonical
 from onnxq.graphs import Document, Scope
 from onnxq.model import Weight, read
-from onnxq.plan import Plan, TensorPlan
+from onnxq.plan import Plan, TensorPlan, places
+from onnxq.pools import POOL_OPSET, node_bytes
 from onnxq.selection import reason_by_kind, skip
 
 Key = tuple[str, str]
@@ -35,7 +36,8 @@ def match_plan(document: Document, plan: Plan, weights: Sequence[Weight]) -> Pla
         if planned.key in done:
             raise InputError(f"{label}: the plan names tensor {planned.name!r} twice")
         named = canonical(planned.layout, planned.bit_width, planned.centroids, weight.scope.opset)
-        if named != (planned.layout, planned.bit_width):
+        is_pooled = (done.get(planned.same_as or planned.key) or planned).is_pooled
+        if not is_pooled and named != (planned.layout, planned.bit_width):
             raise InputError(
                 f"{label}: tensor {planned.name!r}: layout {planned.layout} has no form for "
                 f"{planned.bit_width} bits and {planned.centroids} centroids here"
@@ -43,7 +45,13 @@ def match_plan(document: Document, plan: Plan, weights: Sequence[Weight]) -> Pla
         if planned.same_as is not None:
             _check_equal(document, planned, done.get(planned.same_as), by_key)
         _check_storage(planned, weight.scope, label)
+        if planned.is_pooled and weight.scope.opset < POOL_OPSET:
+            raise InputError(
+                f"{label}: tensor {planned.name!r}: a pool needs opset {POOL_OPSET}, found "
+                f"{weight.scope.opset}; make a new plan for this model"
+            )
         done[planned.key] = planned
+    _check_pools(plan, weights, label)
     reasons = {(record.graph, record.name): record for record in plan.skips}
     skips = [
         reasons.get(key) or skip(weight, "not-in-plan", "the plan does not name it")
@@ -51,6 +59,16 @@ def match_plan(document: Document, plan: Plan, weights: Sequence[Weight]) -> Pla
         if key not in done
     ]
     return Plan(tensors=plan.tensors, skips=tuple(skips))
+
+
+def _check_pools(plan: Plan, weights: Sequence[Weight], label: str) -> None:
+    for pool, member in places(plan, weights).values():
+        if member == 0 and node_bytes(pool) > MAX_NODE_BYTES:
+            raise InputError(
+                f"{label}: the plan pools {sum(pool.lengths):,} weights of {pool.bit_width} bits, "
+                f"which would take {node_bytes(pool):,} bytes to decode, {MAX_NODE_BYTES:,} at "
+                "most; set is_pooled to false for the largest of them"
+            )
 
 
 def _weight_of(planned: TensorPlan, by_key: Mapping[Key, Weight], label: str) -> Weight:

@@ -14,10 +14,10 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from onnxq import tensors
 from onnxq.encode import decode
-from onnxq.forms import UINT8, UINT16
 from onnxq.graphs import Document, consumers, scopes
 from onnxq.layout import Store, add_input, remove_inputs
 from onnxq.recognise import Found
+from onnxq.trees import UINT8, UINT16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -81,10 +81,32 @@ def _document(tensor: TensorProto, item: Found) -> None:
 
 def remove_all(document: Document, found: Sequence[Found]) -> None:
     """Remove the nodes of encoded tensors and the constants that nothing else consumes."""
-    nodes = {id(node) for item in found for node in item.nodes}
+    nodes = _unneeded(document, found)
     doomed = _consumed(document, nodes)
     _remove_nodes(document, nodes)
     _remove_unused(document, doomed)
+
+
+def _unneeded(document: Document, found: Sequence[Found]) -> set[int]:
+    """Return the nodes of encoded tensors that nothing else needs.
+
+    Tables and pools may serve a tensor that another tool has changed beyond recognition.
+    """
+    finals = {item.name for item in found}
+    nodes = {id(node): node for item in found for node in item.nodes}
+    needed = {
+        name
+        for scope in scopes(document)
+        for node in scope.proto.node
+        if id(node) not in nodes
+        for name in node.input
+    } - finals
+    while True:
+        kept = [key for key, node in nodes.items() if needed.intersection(node.output)]
+        if not kept:
+            return set(nodes)
+        for key in kept:
+            needed.update(set(nodes.pop(key).input) - finals)
 
 
 def _consumed(document: Document, nodes: set[int]) -> set[str]:

@@ -9,10 +9,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from onnxq.choose import Choice
-from onnxq.forms import Expr, expression, shared_expressions
+from onnxq.forms import expression
 from onnxq.graphs import Document, common_scope, holder
 from onnxq.options import LayoutName
 from onnxq.rate import expression_cost
+from onnxq.trees import Expr, shared_expressions
 
 Family = tuple[str, LayoutName, int]
 
@@ -42,6 +43,14 @@ def tie(choices: Sequence[Choice]) -> list[Choice]:
         else choice
         for choice in tied
     ]
+
+
+def paying(document: Document, choices: Sequence[Choice]) -> list[Choice]:
+    """Return the choices that save bytes, tables included, where every tensor stands alone."""
+    left = [choice for choice in choices if choice.saved > 0]
+    while dear := unpaid(document, left):
+        left = [choice for choice in left if choice not in dear]
+    return left
 
 
 def unpaid(document: Document, choices: Sequence[Choice]) -> list[Choice]:

@@ -205,7 +205,10 @@ def found_row(document: Document, found: Found) -> TensorRow:
     storage = found.storage
     read = revert.payloads(document, storage)
     used = int(np.unique(decode_indices(read, storage.form)).size)
+    form = storage.form
     index_bytes = sum(values.nbytes for role, values in read.items() if role != "codebook")
+    if form.pool is not None:
+        index_bytes = form.pool.share_bytes(form.member)
     is_shared = found.same_as is not None
     elements = storage.form.elements
     return TensorRow(

@@ -19,25 +19,24 @@ from onnx import ModelProto, TensorProto, helper
 from onnxq import encode, forms, layout, model
 from onnxq.encode import Encoded, planes
 from onnxq.files import InlineStore
-from onnxq.forms import (
-    BFLOAT16,
-    DOUBLE,
-    FLOAT,
-    FLOAT16,
-    MAX_NODE_BYTES,
-    UINT2,
-    UINT4,
-    Const,
-    Expr,
-    Form,
-    Op,
-    Part,
-    canonical,
-)
+from onnxq.forms import MAX_NODE_BYTES, Form, canonical
 from onnxq.graphs import Document, taken_names
 from onnxq.options import LayoutName
 from onnxq.plan import Plan, TensorPlan
 from onnxq.tensors import FLOAT_TYPES, type_name
+from onnxq.trees import (
+    BFLOAT16,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    UINT2,
+    UINT4,
+    Const,
+    Expr,
+    Op,
+    Output,
+    Part,
+)
 from tests import graphs
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -100,10 +99,23 @@ class Evaluator:
             return np.array(expr.values, dtype).reshape(expr.dims)
         if isinstance(expr, Part):
             return self._part(expr)
+        if isinstance(expr, Output):
+            self.outputs[expr] = self._split(expr)
+            return self.outputs[expr]
         assert isinstance(expr, Op)
         found = self._apply(expr, [self.value(item) for item in expr.inputs])
         self.outputs[expr] = found
         return found
+
+    def _split(self, output: Output) -> Array:
+        split, given = output.op, dict(output.op.attributes)
+        inputs = [self.value(item) for item in split.inputs]
+        lengths = given["split"] if "split" in given else inputs[1]
+        ends = np.cumsum(lengths)
+        assert (split.op_type, inputs[0].ndim, split.outputs) == ("Split", 1, len(ends))
+        assert inputs[0].size == ends[-1]
+        pieces: list[Array] = np.split(inputs[0], ends[:-1])
+        return pieces[output.number]
 
     def _part(self, part: Part) -> Array:
         stored = self.payloads[part.role].reshape(-1)
@@ -136,7 +148,8 @@ class Evaluator:
         assert {value.dtype for value in inputs} == {np.dtype(np.int32)}
         if op.op_type == "Div":
             return inputs[0] // inputs[1]
-        return {"Add": np.add, "Mod": np.mod}[op.op_type](*inputs)
+        found: Array = {"Add": np.add, "Mod": np.mod, "MatMul": np.matmul}[op.op_type](*inputs)
+        return found
 
 
 # Models
@@ -158,6 +171,7 @@ def planned(form: Form, name: str = "w", graph: str = "main", **changes: Any) ->
         bit_width=form.bit_width,
         centroids=form.centroids,
         layout=form.layout,
+        is_pooled=form.pool is not None,
         codebook_dtype="float16" if is_half else type_name(form.data_type),
         **(given | changes),
     )
@@ -170,7 +184,7 @@ def encoded(form: Form, plan: TensorPlan | None = None, seed: int = 0) -> Encode
         planned=plan or planned(form),
         form=form,
         payloads=stored,
-        payload_bytes={role: array.nbytes for role, array in stored.items()},
+        payload_bytes=encode.stored_bytes(stored, form),
         distortion=1.0,
         snr_db=10.0,
         gap=None,
@@ -203,7 +217,8 @@ def built(form: Form, proto: ModelProto | None = None, seed: int = 0) -> Documen
     one = planned(form, target.name, target.graph)
     taken = taken_names(document)
     layout.strip(document, Plan(tensors=(one,), skips=()), found)
-    inserter = layout.Inserter(document, taken, found, InlineStore())
+    assembler = layout.Assembler(document, taken, found, Plan(tensors=(one,), skips=()))
+    inserter = layout.Inserter(document, assembler, InlineStore())
     inserter.insert(one, encoded(form, one, seed))
     return document
 

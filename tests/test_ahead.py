@@ -100,12 +100,15 @@ def test_no_tensor_is_fitted_twice(
         init=init,
         layout=layout,
         codebook_dtype=codebook,
+        pool_indices=False,
         progress=lambda event: stages.append(event.stage),
     )
     assert len(calls) == 2  # equal tensors once
     assert stages.count("fitting") == ahead_of
     calls.clear()
-    onnxq.inspect(made, bits=7, init=init, layout=layout, codebook_dtype=codebook)
+    onnxq.inspect(
+        made, bits=7, init=init, layout=layout, codebook_dtype=codebook, pool_indices=False
+    )
     assert len(calls) == ahead_of
 
 

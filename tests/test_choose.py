@@ -9,13 +9,13 @@ import pytest
 from onnx import ModelProto
 
 from onnxq import model
-from onnxq.choose import Choice, choose, container_bytes
+from onnxq.choose import Choice, choose, container_bytes, too_large
 from onnxq.facts import gather_facts
-from onnxq.forms import FLOAT, FLOAT16
 from onnxq.graphs import holder
 from onnxq.options import make_options
 from onnxq.rate import nominal_emission, own_cost
 from onnxq.selection import Skip
+from onnxq.trees import FLOAT, FLOAT16
 from tests import graphs
 from tests.property.strategies import Array
 
@@ -99,13 +99,21 @@ def test_saving_is_the_original_less_the_cost() -> None:
     assert found.same_as is None
 
 
-def test_tensor_that_would_grow_is_kept_with_both_sizes() -> None:
-    record = skipped(graphs.normal((8,), 1), bits=8)
+def test_tensor_that_would_grow_alone_says_so_with_both_sizes() -> None:
+    found = choice(graphs.normal((8,), 1), bits=8)
+    assert found.saved < 0
+    record = too_large(found)
     assert record.reason == "not-smaller"
     container = 2 + len("w") + 8
     assert record.detail.endswith(f"of {32 + container}")
     assert int(record.detail.split("would take ")[1].split()[0]) >= 32 + container
-    assert choice(graphs.normal((8,), 1), bits=8, only_smaller=False).saved < 0
+    assert found.original_bytes == 32 + container
+
+
+def test_tensor_that_saves_but_not_enough_is_kept_for_the_tables() -> None:
+    found = choice(NORMAL, bits=4)
+    assert found.saved > 0
+    assert "tables" in too_large(found).detail
 
 
 def test_nan_is_kept() -> None:

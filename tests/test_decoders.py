@@ -21,7 +21,7 @@ from onnxq.report import Report
 from tests import graphs, runs
 
 Array = np.ndarray[Any, np.dtype[Any]]
-LAYOUTS = ("portable", "native", "bytes")
+LAYOUTS = ("portable", "pooled", "native", "bytes")
 WIDTHS = range(1, 17)
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -65,6 +65,9 @@ def collection(arrays: dict[str, Array], opset: int = 21) -> ModelProto:
 
 def convert(model: ModelProto, **options: Any) -> tuple[Report, ModelProto]:
     settings = {"only_smaller": False, "fewer_bits": False, "share_equal": False, **options}
+    settings["pool_indices"] = settings["layout"] == "pooled"
+    if settings["pool_indices"]:
+        settings["layout"] = "portable"
     report, converted = onnxq.convert(model, check=0, **settings)
     assert len(report.tensors) == len(model.graph.initializer)
     return report, converted
@@ -95,7 +98,8 @@ def check_small_sizes(layout: str, bits: int, dtype: str, sizes: Sequence[int]) 
     arrays |= {f"m{size}": distinct(size * 3, kind, bits).reshape(3, size) for size in sizes}
     opset = 25 if bits == 2 else 21  # where the native layout has a form of its own
     report, converted = convert(collection(arrays, opset), bits=bits, layout=layout)
-    if layout == "bytes" or bits in (8, 16):  # unpacked: the width is what the centroids need
+    # Unpacked indices have the width that the centroids need.
+    if layout == "bytes" or (bits in (8, 16) and layout != "pooled"):
         assert {row.bit_width for row in report.tensors} <= set(range(1, bits + 1))
     else:
         assert {row.bit_width for row in report.tensors} == {bits}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from onnxq import bitpack, rate
-from onnxq.forms import FLOAT, Form, expression, shared_expressions
+from onnxq.forms import Form, expression
+from onnxq.trees import FLOAT, shared_expressions
 
 PAGE = (Path(__file__).parent.parent / "docs" / "design.md").read_text(encoding="utf-8")
 SHAPE = (1024, 1024)

@@ -6,19 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.emission import Emission, Emitter, Names, base36, free_prefix
-from onnxq.forms import (
-    ALIAS_NAME,
-    FLOAT,
-    INT64,
-    UINT8,
-    Const,
-    Form,
-    Op,
-    Part,
-    Value,
-    alias,
-    expression,
-)
+from onnxq.forms import ALIAS_NAME, Form, alias, expression
+from onnxq.trees import FLOAT, INT64, UINT8, Const, Op, Part, Value
 from tests.encoded import make_form
 from tests.property.strategies import forms
 
@@ -28,7 +17,9 @@ names_near_ours = st.lists(st.text(alphabet="qwz_0a", max_size=4) | st.text(max_
 def outputs(emission: Emission) -> list[str]:
     constants = (*emission.shared_constants, *emission.constants)
     nodes = (*emission.shared_nodes, *emission.nodes)
-    return [record.name for record in constants] + [record.output for record in nodes]
+    return [record.name for record in constants] + [
+        name for record in nodes for name in record.outputs
+    ]
 
 
 @given(st.integers(0, 10**9))
@@ -65,7 +56,7 @@ def test_expression_becomes_records_inputs_first() -> None:
     emission = Emitter(Names(())).emit(tree, "w")
     assert [(r.name, r.source) for r in emission.constants] == [("q0", book), ("q1", plane)]
     assert [(r.name, r.source) for r in emission.shared_constants] == [("q4", shape)]
-    assert [(r.op_type, r.inputs, r.output, r.attributes) for r in emission.nodes] == [
+    assert [(r.op_type, r.inputs, r.outputs[0], r.attributes) for r in emission.nodes] == [
         ("Cast", ("q1",), "q2", (("to", 6),)),
         ("Gather", ("q0", "q2"), "q3", ()),
         ("Reshape", ("q3", "q4"), "w", ()),
@@ -105,12 +96,12 @@ def test_every_value_is_made_once_and_before_it_is_used(drawn: list[Form]) -> No
         known_shared = {*known, *shared}
         for node in emission.shared_nodes:
             assert set(node.inputs) <= known_shared  # the root needs nothing of a tensor's own
-            known_shared.add(node.output)
+            known_shared.update(node.outputs)
         available = {*known_shared, *own}
         for node in emission.nodes:
             assert set(node.inputs) <= available
-            available.add(node.output)
-        assert emission.nodes[-1].output == f"tensor {number}"
+            available.update(node.outputs)
+        assert emission.nodes[-1].outputs == (f"tensor {number}",)
         known += outputs(emission)
     assert len(known) == len(set(known))
 
@@ -120,7 +111,7 @@ def test_alias_node_carries_a_name_that_tells_it_apart() -> None:
     same = emitter.emit_alias(alias("stored", (2,), (2,)), "a")
     other = emitter.emit_alias(alias("stored", (2, 1), (2,)), "b")
     (first,), (second,) = same.nodes, other.nodes
-    assert (first.op_type, first.inputs, first.output) == ("Identity", ("stored",), "a")
+    assert (first.op_type, first.inputs, first.outputs) == ("Identity", ("stored",), ("a",))
     assert second.op_type == "Reshape"
     assert first.name.startswith(ALIAS_NAME)
     assert second.name.startswith(ALIAS_NAME)

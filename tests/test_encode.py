@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.encode import Encoded, decode, decode_indices, encode, planes
-from onnxq.forms import DOUBLE, FLOAT, FLOAT16, Form, tile_rows
+from onnxq.forms import Form, tile_rows
 from onnxq.options import LayoutName
 from onnxq.tensors import FLOAT_TYPES
+from onnxq.trees import DOUBLE, FLOAT, FLOAT16
 from tests import graphs
 from tests.encoded import LAYOUTS, centroids, indices, make_form, payloads, planned, values
 from tests.property.strategies import Array, bit_widths, forms, layouts, weights

@@ -15,10 +15,11 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq import bitpack, forms, graphs, recognise
+from onnxq import bitpack, forms, graphs, recognise, trees
 from onnxq.errors import InputError
-from onnxq.forms import ALIAS_NAME, Const, Expr, Form, Op, Part
+from onnxq.forms import ALIAS_NAME, Form
 from onnxq.options import LayoutName
+from onnxq.trees import Const, Expr, Op, Part
 from tests import graphs as models
 from tests import runs
 
@@ -97,7 +98,7 @@ def written(expr: Expr) -> str:
     inputs = [written(item) for item in expr.inputs]
     match expr.op_type:
         case "Cast":
-            return f"int32({inputs[0]})" if _to(expr) == forms.INT32 else f"float({inputs[0]})"
+            return f"int32({inputs[0]})" if _to(expr) == trees.INT32 else f"float({inputs[0]})"
         case "Gather":
             return f"{inputs[0]}[{inputs[1]}]"
         case "Add":
@@ -142,7 +143,7 @@ def _shifted(expr: Op) -> str | None:
     values, digits = expr.inputs
     assert isinstance(values, Const)
     assert isinstance(digits, Op)
-    assert values.data_type == forms.INT32
+    assert values.data_type == trees.INT32
     low = values.values[1].bit_length() - 1
     assert values.values == tuple(value << low for value in range(len(values.values)))
     found = re.fullmatch(r"D\((\d),(.*)\)", _digits(digits) or "")
@@ -174,8 +175,8 @@ def evaluated(expr: Expr) -> Array:
 def form(bits: int, shape: tuple[int, ...], **changes: Any) -> Form:
     settings: dict[str, Any] = {
         "layout": "portable",
-        "data_type": forms.FLOAT,
-        "codebook_type": forms.FLOAT,
+        "data_type": trees.FLOAT,
+        "codebook_type": trees.FLOAT,
         "centroids": 2,
         "opset": 17,
         **changes,
@@ -206,7 +207,7 @@ def test_the_table_of_element_types_is_the_codes() -> None:
     listed = {name: int(number) for name, number, _ in rows("Constants")}
     for name, number in listed.items():
         assert TensorProto.DataType.Value(name) == number == getattr(forms, name)
-    assert set(listed.values()) == set(forms.ITEM_BITS)
+    assert set(listed.values()) == set(trees.ITEM_BITS)
 
 
 @pytest.mark.parametrize("bits", PACKED)
@@ -219,7 +220,7 @@ def test_the_table_of_decodes_is_the_codes(bits: int) -> None:
     table, words = expr.inputs
     assert row[2] == written(words)
     assert row[3] == f"{written(table)}[W]"
-    planes = [part for part in forms.parts(words) if part.data_type == forms.UINT8]
+    planes = [part for part in trees.parts(words) if part.data_type == trees.UINT8]
     planes.sort(key=lambda part: part.role)
     dims = [
         f"P{i} {_dims(part.dims).replace(str(blocks), 'M', 1)}" for i, part in enumerate(planes)
@@ -247,7 +248,7 @@ def test_digit_tables_are_made_as_the_page_says(opset: int) -> None:
         found = [
             expr
             for bits in PACKED
-            for expr in forms.shared_expressions(forms.expression(form(bits, (8,), opset=opset)))
+            for expr in trees.shared_expressions(forms.expression(form(bits, (8,), opset=opset)))
             if isinstance(expr, Op) and (_digits(expr) or "").startswith(name)
         ]
         assert {spelt(expr) for expr in found} == {text}
@@ -259,13 +260,13 @@ def spelt(expr: Expr) -> str:
         attributes = [f"{name}={_attribute(value)}" for name, value in expr.attributes]
         return f"{expr.op_type}({', '.join([*map(spelt, expr.inputs), *attributes])})"
     assert isinstance(expr, Const)
-    if expr.data_type == forms.UINT8:
+    if expr.data_type == trees.UINT8:
         return f"t{_dims(expr.dims)}"
     return _numbers(expr)
 
 
 def _attribute(value: int | tuple[int, ...]) -> str:
-    return "INT32" if value == forms.INT32 else str(value)
+    return "INT32" if value == trees.INT32 else str(value)
 
 
 @pytest.mark.parametrize("opset", [9, 10])
@@ -309,7 +310,7 @@ def test_unpacked_indices_stand_in_the_tensors_shape(
     expr = forms.expression(form(bits, (3, 5), layout=layout, opset=25))
     assert written(expr) == "C[int32(P0)]"
     assert "`C[int32(P0)]`" in PAGE
-    plane = next(part for part in forms.parts(expr) if part.role == "plane0.0")
+    plane = next(part for part in trees.parts(expr) if part.role == "plane0.0")
     assert plane.dims == (3, 5)
     assert plane.data_type == getattr(forms, element)
 
@@ -323,7 +324,7 @@ def test_native_widths_and_opsets_are_those_of_the_page() -> None:
 
 
 def test_a_float16_codebook_is_cast_first() -> None:
-    expr = forms.expression(form(8, (3, 5), codebook_type=forms.FLOAT16))
+    expr = forms.expression(form(8, (3, 5), codebook_type=trees.FLOAT16))
     assert written(expr) == "float(C)[int32(P0)]"
 
 
@@ -335,9 +336,9 @@ def test_tiles_are_cut_along_the_first_axis() -> None:
     assert isinstance(expr, Op)
     assert (expr.op_type, expr.attributes) == ("Concat", (("axis", 0),))
     for number, tile in enumerate(expr.inputs):
-        planes = [part.role for part in forms.parts(tile) if part.data_type == forms.UINT8]
+        planes = [part.role for part in trees.parts(tile) if part.data_type == trees.UINT8]
         assert sorted(planes) == [f"plane{number}.0", f"plane{number}.1"]
-    assert sum(part.role == "codebook" for part in forms.parts(expr)) == 1
+    assert sum(part.role == "codebook" for part in trees.parts(expr)) == 1
 
 
 # Examples

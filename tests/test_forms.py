@@ -14,31 +14,33 @@ from hypothesis import strategies as st
 
 from onnxq.bitpack import PACKINGS, plane_bytes
 from onnxq.forms import (
+    MAX_NODE_BYTES,
+    Form,
+    alias,
+    canonical,
+    expression,
+    is_plain,
+    largest_node_bytes,
+    tile_rows,
+)
+from onnxq.options import LayoutName
+from onnxq.tensors import FLOAT_TYPES
+from onnxq.trees import (
     FLOAT,
     FLOAT16,
-    MAX_NODE_BYTES,
     UINT2,
     UINT4,
     UINT8,
     UINT16,
     Const,
     Expr,
-    Form,
     Op,
     Part,
     Value,
-    alias,
-    canonical,
-    expression,
-    is_plain,
-    largest_node_bytes,
     part_bytes,
     parts,
     shared_expressions,
-    tile_rows,
 )
-from onnxq.options import LayoutName
-from onnxq.tensors import FLOAT_TYPES
 from tests.encoded import FLOATS, LAYOUTS, OPSETS, Evaluator, make_form, payloads, values
 from tests.property.strategies import bit_widths, forms, layouts
 

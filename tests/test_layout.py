@@ -14,11 +14,11 @@ from onnx import ModelProto, TensorProto
 
 from onnxq import layout, model
 from onnxq.files import DataFileStore, InlineStore
-from onnxq.forms import FLOAT, FLOAT16, INT64, UINT8
 from onnxq.graphs import Document, holder, scopes, taken_names
 from onnxq.options import make_options
 from onnxq.plan import Plan, make_plan
 from onnxq.rate import Placement
+from onnxq.trees import FLOAT, FLOAT16, INT64, UINT8
 from tests import graphs, reading, runs
 from tests.encoded import FLOATS, LAYOUTS, built, encoded, holding, make_form, planned, values
 from tests.property.strategies import bit_widths, forms, layouts, models
@@ -38,7 +38,8 @@ def assembled(
     weights, taken = model.weights(document), taken_names(document)
     layout.strip(document, plan, weights)
     predicted = layout.predict(document, plan, weights, taken, at)
-    inserter = layout.Inserter(document, taken, weights, store or InlineStore())
+    assembler = layout.Assembler(document, taken, weights, plan)
+    inserter = layout.Inserter(document, assembler, store or InlineStore())
     for one in plan.tensors:
         made = encoded(inserter.form(one), one) if one.same_as is None else None
         inserter.insert(one, made)
@@ -157,7 +158,7 @@ def test_functions_get_constant_nodes() -> None:
 
 def test_weight_of_a_branch_is_decoded_in_the_branch_by_tables_of_the_main_graph() -> None:
     document = model.wrap(graphs.branches())
-    assembled(document, plan_of(document, bits=4, **EVERYTHING))
+    assembled(document, plan_of(document, bits=4, pool_indices=False, **EVERYTHING))
     graph = document.proto.graph
     shared = {name for node in graph.node for name in node.output}
     shared |= {tensor.name for tensor in graph.initializer}
@@ -218,7 +219,8 @@ def test_equal_tensor_needs_no_payload() -> None:
     assert [tensor.same_as is None for tensor in plan.tensors] == [True, False, False]
     weights, taken = model.weights(document), taken_names(document)
     layout.strip(document, plan, weights)
-    inserter = layout.Inserter(document, taken, weights, InlineStore())
+    assembler = layout.Assembler(document, taken, weights, plan)
+    inserter = layout.Inserter(document, assembler, InlineStore())
     form = inserter.form(plan.tensors[0])
     for tensor in plan.tensors:
         inserter.insert(tensor, encoded(form, tensor) if tensor.same_as is None else None)
@@ -308,7 +310,7 @@ def test_predicted_size_beside_a_data_file(tmp_path: Path, start: int) -> None:
 def test_new_constants_stand_as_the_scope_allows() -> None:
     document = model.wrap(graphs.functions())
     plan = plan_of(document, bits=4, **EVERYTHING)
-    assembler = layout.Assembler(document, (), model.weights(document))
+    assembler = layout.Assembler(document, (), model.weights(document), plan)
     by_path: dict[str, str] = {scope.path: holder(document, scope) for scope in scopes(document)}
     for tensor in plan.tensors:
         assert assembler.holder(tensor) == by_path[tensor.graph]

@@ -22,6 +22,7 @@ from onnxq.options import (
 CLAIMS = (
     "quantize_bias", "quantize_norm", "quantize_variance", "only_smaller", "fewer_bits",
     "share_equal",
+    "pool_indices",
 )  # fmt: skip
 """The options that are true or false."""
 

@@ -12,10 +12,11 @@ from onnx import ModelProto
 import onnxq
 from onnxq import model
 from onnxq.errors import InputError, OptionError
-from onnxq.forms import FLOAT, FLOAT16, expression
+from onnxq.forms import expression
 from onnxq.options import make_options
 from onnxq.plan import Plan, TensorPlan, form_of, make_plan
 from onnxq.replay import match_plan
+from onnxq.trees import FLOAT, FLOAT16
 from tests import graphs
 from tests.encoded import make_form, planned
 
@@ -52,12 +53,19 @@ def test_every_tensor_is_planned_or_skipped_once_in_file_order(case: graphs.Case
 
 
 def test_plan_holds_what_was_decided() -> None:
-    plan = made(graphs.matmul_add(), bits=5, init="quantile", pdf_factor=0.25, max_iterations=7)
+    plan = made(
+        graphs.matmul_add(),
+        bits=5,
+        init="quantile",
+        pdf_factor=0.25,
+        max_iterations=7,
+        pool_indices=False,
+    )
     assert plan.tensors[0] == TensorPlan(
         name="w", graph="main", shape=(64, 96), dtype="float32", elements=6144,
         original_bytes=24_576, bit_width=5, centroids=32, layout="portable",
         codebook_dtype="float32", init="quantile", pdf_factor=0.25, max_iterations=7,
-        storage_graph="main", same_as=None,
+        storage_graph="main", same_as=None, is_pooled=False,
     )  # fmt: skip
     assert plan.tensors[0].key == ("main", "w")
 
@@ -125,7 +133,7 @@ def test_plan_comes_back_from_json(case: graphs.Case) -> None:
         (None, "is no onnxq plan of version 1"),
         ([], "is no onnxq plan"),
         ({}, "is no onnxq plan"),
-        ({"plan_version": 2, "tensors": [], "skipped": []}, "is no onnxq plan of version 1"),
+        ({"plan_version": 3, "tensors": [], "skipped": []}, "is no onnxq plan of version 1 or 2"),
         ({"plan_version": 1}, "is a damaged onnxq plan"),
         ({"plan_version": 1, "tensors": 3, "skipped": []}, "is a damaged onnxq plan"),
         ({"plan_version": 1, "tensors": ["w"], "skipped": []}, r"tensors\[0\]: found 'w'"),

@@ -10,9 +10,10 @@ from hypothesis import given
 from onnx import ModelProto, NodeProto
 
 from onnxq import model
-from onnxq.forms import FLOAT, FLOAT16, INT32, Form
+from onnxq.forms import Form
 from onnxq.graphs import scopes
 from onnxq.propose import Sight, look, proposals, reshaped
+from onnxq.trees import FLOAT, FLOAT16, INT32
 from tests import graphs
 from tests.encoded import LAYOUTS, built, make_form
 from tests.property import strategies
@@ -35,7 +36,7 @@ def proposed(proto: ModelProto, name: str = "w") -> list[Form]:
     sight = main(proto)
     node = sight.producer(name)
     assert node is not None
-    return list(proposals(sight, node))
+    return list(proposals(sight, node, {}))
 
 
 # Sight

@@ -12,19 +12,7 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, NodeProto, helper
 
 from onnxq.emission import ConstantRecord, NodeRecord
-from onnxq.forms import (
-    FLOAT,
-    INT64,
-    UINT4,
-    UINT8,
-    Const,
-    Form,
-    Part,
-    expression,
-    part_bytes,
-    parts,
-    shared_expressions,
-)
+from onnxq.forms import Form, expression
 from onnxq.graphs import Holder
 from onnxq.rate import (
     EXTERNAL_THRESHOLD,
@@ -38,8 +26,20 @@ from onnxq.rate import (
     node_cost,
     nominal_emission,
     own_cost,
+    typed_bytes,
 )
 from onnxq.tensors import make_tensor, nominal_bytes
+from onnxq.trees import (
+    FLOAT,
+    INT64,
+    UINT4,
+    UINT8,
+    Const,
+    Part,
+    part_bytes,
+    parts,
+    shared_expressions,
+)
 from tests.encoded import Evaluator, make_form, payloads
 from tests.graphs import point_outside
 from tests.property.strategies import forms
@@ -130,7 +130,10 @@ def test_constant_costs_what_it_adds_to_a_graph(record: ConstantRecord, held: Ho
     source = record.source
     payload = nominal_bytes(source.data_type, math.prod(source.dims))
     tensor = make_tensor("" if held == "node" else record.name, source.data_type, source.dims)
-    tensor.raw_data = bytes(payload)
+    if isinstance(source, Const) and typed_bytes(source) is not None:
+        tensor.int64_data.extend(source.values)
+    else:
+        tensor.raw_data = bytes(payload)
     graph = GraphProto()
     if held == "node":
         node = NodeProto(op_type="Constant", output=[record.name])
@@ -173,7 +176,7 @@ def test_node_costs_what_it_adds_to_a_graph(name: str) -> None:
     record = NodeRecord(
         op_type="Slice",
         inputs=("q1",),
-        output="w",
+        outputs=("w",),
         attributes=(("starts", (0,)), ("ends", (1000,)), ("axis", 1)),
         name=name,
     )

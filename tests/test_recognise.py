@@ -16,10 +16,11 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 import onnxq
 from onnxq import model
-from onnxq.forms import FLOAT, INT32, UINT8, UINT16, Form
+from onnxq.forms import Form
 from onnxq.options import LayoutName
 from onnxq.recognise import Found, find
 from onnxq.revert import decoded
+from onnxq.trees import FLOAT, INT32, UINT8, UINT16
 from tests import encoded, graphs, reading, runs
 from tests.encoded import FLOATS, LAYOUTS, OPSETS, built, limited, make_form, values
 from tests.property import strategies
@@ -325,13 +326,13 @@ def changed(form: Form, change: Any) -> list[Found]:
 
 
 def other_digits(graph: Any) -> None:
-    powers = [t for t in graph.initializer if t.data_type == INT32 and t.dims]
-    powers[0].raw_data = powers[0].raw_data[::-1]
+    powers = next(t for t in graph.initializer if t.data_type == INT32 and t.dims)
+    powers.int32_data[:] = powers.int32_data[::-1]
 
 
 def other_modulus(graph: Any) -> None:
     name = next(node.input[1] for node in graph.node if node.op_type == "Mod")
-    next(t for t in graph.initializer if t.name == name).raw_data = np.int32(7).tobytes()
+    next(t for t in graph.initializer if t.name == name).int32_data[:] = [7]
 
 
 def other_operator(graph: Any) -> None:

@@ -45,6 +45,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "max_iterations": (-5, "1", None, 1.5),
     "storage_graph": ("elsewhere", None, 3, "main/If(y).then_branch"),
     "ce2_bits": (0, 17, -1, "4", None, 4.5),
+    "is_pooled": (True, None, 1, "yes"),
     "same_as": (["main", "w"], ["main", "b"], ["main", "none"], ["main"], "w", 5, [1, 2]),
 }
 

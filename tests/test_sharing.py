@@ -10,12 +10,13 @@ from onnx import ModelProto
 from onnxq import model
 from onnxq.choose import Choice, choose
 from onnxq.facts import gather_facts
-from onnxq.forms import expression, shared_expressions
+from onnxq.forms import expression
 from onnxq.graphs import Document
 from onnxq.options import make_options
 from onnxq.rate import expression_cost
 from onnxq.selection import reason_to_keep
 from onnxq.sharing import tie, unpaid
+from onnxq.trees import shared_expressions
 from tests import graphs
 
 

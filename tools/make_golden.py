@@ -40,7 +40,7 @@ ELEMENT_TYPES = {
     np.dtype(np.float64): TensorProto.DOUBLE,
     BFLOAT16: TensorProto.BFLOAT16,
 }
-IR_OF_OPSET = {7: 3, 9: 4, 10: 5, 17: 8, 21: 10, 25: 13}
+IR_OF_OPSET = {7: 3, 9: 4, 10: 5, 11: 6, 17: 8, 21: 10, 25: 13}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,24 @@ def packed(bits: int) -> Case:
         "padded": weights(count, 13),
         "rows": weights(count, 3, 5, 1),
     }
-    return flat(f"portable-{bits}", held, bits=bits)
+    return flat(f"packed-{bits}", held, bits=bits, pool_indices=False)
+
+
+def pooled(bits: int) -> Case:
+    """Return the case of a pool: of several ranks; of 8 and 16 bits with centroids for them."""
+    if bits in (8, 16):
+        count = {8: 136, 16: 257}[bits]
+        lengths = {"a": count, "b": count + 1, "c": count + 7, "d": count}
+        held = {name: weights(count, n, dtype=np.float16) for name, n in lengths.items()}
+        held["d"] = -held["d"]
+        return flat(f"pool-{bits}", held, bits=bits)
+    count = min(2**bits, 11)
+    held = {
+        "flat": weights(count, 13),
+        "rows": weights(count, 3, 5, 1),
+        "more": weights(count, 2, 12, dtype=np.float16),
+    }
+    return flat(f"pool-{bits}", held, 11 if bits % 2 else 17, bits=bits)
 
 
 def in_branches() -> Case:
@@ -158,7 +175,7 @@ def in_branches() -> Case:
         ]
         return model(helper.make_graph([node], "g", [flag], outputs), 17)
 
-    return Case(name="branches", build=build, weights={**held, **equal}, options={"bits": 3})
+    return Case(name="pooled-branches", build=build, weights={**held, **equal}, options={"bits": 3})
 
 
 def in_function() -> Case:
@@ -178,7 +195,7 @@ def in_function() -> Case:
         out = helper.make_tensor_value_info("y", TensorProto.FLOAT, (5, 5))
         return model(helper.make_graph([call], "g", [value], [out]), 17, [function])
 
-    return Case(name="function", build=build, weights={"w": held}, options={"bits": 4})
+    return Case(name="function-2", build=build, weights={"w": held}, options={"bits": 4})
 
 
 def special() -> Array:
@@ -203,10 +220,11 @@ def cases() -> list[Case]:
         "double": weights(9, 3, 5, dtype=np.float64),
     }
     equal = {"a": weights(6, 4, 6), "b": weights(6, 4, 6), "c": weights(6, 24), "d": weights(6, 9)}
+    plain: dict[str, Any] = {"pool_indices": False}
     awkward = special()
     loose, means = clustered()
-    lossy = flat("lossy-optimal", {"w": loose}, bits=3)
-    published = flat("lossy-bounded-pdf", {"w": loose}, bits=3, init="bounded-pdf")
+    lossy = flat("lossy-optimal-2", {"w": loose}, bits=3)
+    published = flat("lossy-bounded-pdf-2", {"w": loose}, bits=3, init="bounded-pdf")
     return [
         *(packed(bits) for bits in (*range(1, 8), *range(9, 16))),
         flat("portable-8", {"w": weights(150, 8, 20)}, bits=8),
@@ -216,18 +234,27 @@ def cases() -> list[Case]:
         ),
         flat("bytes-5", {"w": weights(20, 5, 6)}, bits=6, layout="bytes"),
         flat("bytes-9", {"w": weights(260, 2, 135)}, bits=12, layout="bytes"),
-        flat("types", kinds, bits=5),
-        flat("half-codebook", {"w": weights(30, 5, 8)}, bits=5, codebook_dtype="float16"),
-        flat("equal", equal, bits=3),
-        flat("special", {"w": awkward}, bits=3),
-        flat("opset-10", {"w": weights(11, 13), "v": weights(11, 3, 5)}, 10, bits=5),
-        flat("opset-9", {"w": weights(11, 13), "v": weights(11, 3, 5)}, 9, bits=5),
-        flat("opset-7", {"w": weights(4, 13), "v": weights(4, 3, 5)}, 7, bits=2),
+        *(pooled(bits) for bits in range(1, 17)),
+        flat("types-2", kinds, bits=5, **plain),
+        flat("pool-types", kinds, bits=5),
+        flat("half-codebook-2", {"w": weights(30, 5, 8)}, bits=5, codebook_dtype="float16"),
+        flat("equal-2", equal, bits=3, **plain),
+        flat("pool-equal", equal, bits=3),
+        flat("special-2", {"w": awkward}, bits=3),
+        flat("opset-10-2", {"w": weights(11, 13), "v": weights(11, 3, 5)}, 10, bits=5),
+        flat("opset-9-2", {"w": weights(11, 13), "v": weights(11, 3, 5)}, 9, bits=5),
+        flat("opset-7-2", {"w": weights(4, 13), "v": weights(4, 3, 5)}, 7, bits=2),
         flat(
             "external",
             {"w": weights(11, 32, 32, dtype=np.float16), "v": weights(3, 9)},
             bits=4,
             layout="bytes",
+            external_data="always",
+        ),
+        flat(
+            "pool-external",
+            {"w": weights(11, 32, 65), "v": weights(3, 9)},
+            bits=4,
             external_data="always",
         ),
         in_branches(),
@@ -259,12 +286,12 @@ def evaluated(case: Case, path: Path) -> dict[str, Array]:
     """Return a golden model's weights by name, as onnx's reference evaluator decodes them."""
     evaluator = ReferenceEvaluator(str(path))
     found: dict[str, Array] = {}
-    if case.name == "branches":
+    if "branches" in case.name:
         for flag, side in ((True, "then"), (False, "else")):
             outputs = [np.asarray(out) for out in evaluator.run(None, {"flag": np.array(flag)})]
             found |= zip((f"{side}_w", f"{side}_same"), outputs, strict=True)
         return {name: found[name] for name in case.weights}
-    if case.name == "function":
+    if "function" in case.name:
         (shifted,) = evaluator.run(None, {"x": np.zeros((5, 5), np.float32)})
         return {"w": np.asarray(shifted)}
     made = zip(evaluator.output_names, evaluator.run(None, {}), strict=True)

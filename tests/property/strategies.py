@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import ModelProto, NodeProto, helper
 
-from onnxq.forms import FLOAT16, Form
+from onnxq.forms import Form
+from onnxq.trees import FLOAT16
 from tests import graphs
 from tests.encoded import FLOATS, OPSETS, make_form
 

@@ -32,6 +32,7 @@ def options(draw: st.DrawFn, bits: st.SearchStrategy[int] = bit_widths) -> Optio
         "only_smaller": draw(st.booleans()),
         "fewer_bits": draw(st.booleans()),
         "share_equal": draw(st.booleans()),
+        "pool_indices": draw(st.booleans()),
     }
 
 
