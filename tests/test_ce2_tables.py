@@ -14,7 +14,7 @@ import pytest
 import onnxq
 from tools import ce2_tables
 from tools.ce2 import commands, lowrank, networks, pages, results, tables
-from tools.ce2.networks import Places
+from tools.ce2.networks import Setup
 from tools.ce2.published import Row, table
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="measuring needs wait4")
@@ -36,13 +36,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def synthetic(built: Path) -> Places:
-    return Places(trained=built / "none", built=built)
+def synthetic(built: Path) -> Setup:
+    return Setup(trained=built / "none", built=built)
 
 
 @pytest.fixture(scope="module")
-def trained(synthetic: Places, tmp_path_factory: pytest.TempPathFactory) -> Places:
-    """Return places with an audio network that passes for a trained one, and random data for it."""
+def trained(synthetic: Setup, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """Return setup with an audio network that passes for a trained one, and random data for it."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copy(networks.find("dcase", synthetic).path, folder)
     rng = np.random.default_rng(5)
@@ -50,7 +50,7 @@ def trained(synthetic: Places, tmp_path_factory: pytest.TempPathFactory) -> Plac
         logmel = rng.standard_normal((count, 1, 40, 500), dtype=np.float32)
         labels = {"label": rng.integers(0, 15, count)} if name == "dcase_eval.npz" else {}
         np.savez(folder / name, logmel=logmel, **labels)
-    return Places(trained=folder, built=synthetic.built)
+    return Setup(trained=folder, built=synthetic.built)
 
 
 def row_of(number: int, bits: int) -> Row:
@@ -59,12 +59,12 @@ def row_of(number: int, bits: int) -> Row:
 
 
 @pytest.fixture(scope="module")
-def images(synthetic: Places) -> dict[str, Any]:
+def images(synthetic: Setup) -> dict[str, Any]:
     return tables.measure(3, synthetic, [row_of(3, 3)])
 
 
 @pytest.fixture(scope="module")
-def sounds(trained: Places) -> dict[str, Any]:
+def sounds(trained: Setup) -> dict[str, Any]:
     return tables.measure(5, trained, [row_of(5, 2)])
 
 
@@ -115,7 +115,7 @@ def test_ce2_bytes_are_within_what_full_codebooks_explain(images: dict[str, Any]
 
 
 def test_a_trained_network_is_scored_on_held_out_data(
-    sounds: dict[str, Any], trained: Places
+    sounds: dict[str, Any], trained: Setup
 ) -> None:
     assert (sounds["weights"], sounds["metric"]) == ("trained", "top1")
     (row,) = sounds["rows"]
@@ -145,11 +145,11 @@ def test_measured_sections_become_a_page(
     assert "| 2 | - |" in text  # the published accuracy at 2 bits
 
 
-def test_a_network_with_other_weights_is_refused(synthetic: Places, tmp_path: Path) -> None:
+def test_a_network_with_other_weights_is_refused(synthetic: Setup, tmp_path: Path) -> None:
     shutil.copy(ROOT / "models" / "digits.onnx", tmp_path / "imagecomp.onnx")
-    places = Places(trained=tmp_path, built=synthetic.built)
+    setup = Setup(trained=tmp_path, built=synthetic.built)
     with pytest.raises(ValueError, match="found 90,410 parameters, expected 76,179 of table 3"):
-        tables.measure(3, places, [row_of(3, 3)])
+        tables.measure(3, setup, [row_of(3, 3)])
 
 
 def test_what_is_scored_must_have_the_size_of_what_was_converted() -> None:
@@ -166,7 +166,7 @@ def test_a_command_that_fails_is_an_error() -> None:
 def test_a_target_that_fails_leaves_its_old_section(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(_: Places) -> dict[str, Any]:
+    def fails(_: Setup) -> dict[str, Any]:
         raise RuntimeError("no room")
 
     monkeypatch.setitem(ce2_tables.TARGETS, "table3", fails)
@@ -189,7 +189,7 @@ def test_the_command_runs_as_a_file() -> None:
 
 @pytest.mark.slow
 def test_low_rank_versions_are_measured_from_weights_and_from_activations(
-    trained: Places, tmp_path: Path
+    trained: Setup, tmp_path: Path
 ) -> None:
     section = lowrank.measure("dcase", trained, ratios=(0.6,), widths=(3, 5))
     original, weights, activations = section["versions"]
@@ -210,7 +210,7 @@ def test_low_rank_versions_are_measured_from_weights_and_from_activations(
 
 @pytest.mark.slow
 def test_table_4_sets_the_low_rank_image_network_beside_the_published_one(
-    synthetic: Places, tmp_path: Path
+    synthetic: Setup, tmp_path: Path
 ) -> None:
     section = lowrank.measure_table(synthetic, [row_of(4, 9)])
     assert section["methods"] == ["weights"]  # there is no calibration set
@@ -225,7 +225,7 @@ def test_table_4_sets_the_low_rank_image_network_beside_the_published_one(
 @pytest.mark.large
 @pytest.mark.parametrize(("number", "bits", "kept"), [(1, 2, 0), (2, 8, None)])
 def test_the_large_networks_meet_their_goals(
-    number: int, bits: int, kept: int | None, synthetic: Places
+    number: int, bits: int, kept: int | None, synthetic: Setup
 ) -> None:
     section = tables.measure(number, synthetic, [row_of(number, bits)])
     (row,) = section["rows"]

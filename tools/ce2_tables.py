@@ -27,10 +27,10 @@ if __name__ == "__main__":  # run as a file, Python looks beside it, not in the 
 
 from onnxq.errors import OnnxqError
 from tools.ce2 import lowrank, networks, results, tables
-from tools.ce2.networks import Places
+from tools.ce2.networks import Setup
 
 OUT = networks.ROOT / "docs" / "results"
-Measure = Callable[[Places], results.Section]
+Measure = Callable[[Setup], results.Section]
 
 
 TARGETS: dict[str, Measure] = {
@@ -59,18 +59,21 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trained", type=Path, default=networks.TRAINED, help="folder of trained networks and data"
     )
+    parser.add_argument(
+        "--no-times", action="store_true", help="run large networks in onnxruntime, but untimed"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
     return parser.parse_args(words)
 
 
-def measure(names: tuple[str, ...], places: Places, out: Path) -> list[str]:
+def measure(names: tuple[str, ...], setup: Setup, out: Path) -> list[str]:
     """Measure targets one by one; return those that failed, whose old sections stay."""
     failed = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
         try:
-            results.update(out, name, TARGETS[name](places))
+            results.update(out, name, TARGETS[name](setup))
         except (RuntimeError, ValueError, OSError, OnnxqError) as err:
             print(f"ce2_tables.py: {name}: {err}", file=sys.stderr)
             failed.append(name)
@@ -81,8 +84,12 @@ def measure(names: tuple[str, ...], places: Places, out: Path) -> list[str]:
 def main(words: list[str] | None = None) -> int:
     """Measure and draw; return 0, or 1 where a target failed or nothing was ever measured."""
     chosen = arguments(words)
-    places = Places(trained=chosen.trained.resolve(), built=chosen.models.resolve())
-    failed = measure(GROUPS[chosen.target], places, chosen.out)
+    setup = Setup(
+        trained=chosen.trained.resolve(),
+        built=chosen.models.resolve(),
+        is_timed=not chosen.no_times,
+    )
+    failed = measure(GROUPS[chosen.target], setup, chosen.out)
     from tools.ce2 import pages  # it needs matplotlib, whose memory must not count while measuring
 
     written = pages.draw(chosen.out)

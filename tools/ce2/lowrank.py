@@ -15,7 +15,7 @@ from typing import Any
 
 from tools.bench import record
 from tools.ce2 import commands, networks, tables
-from tools.ce2.networks import Places, Source
+from tools.ce2.networks import Setup, Source
 from tools.ce2.published import Row, table
 
 RATIOS = (0.8, 0.7, 0.6, 0.4)
@@ -42,7 +42,7 @@ class Version:
 
 
 def measure(
-    name: str, places: Places, ratios: Sequence[float] = RATIOS, widths: Sequence[int] = ()
+    name: str, setup: Setup, ratios: Sequence[float] = RATIOS, widths: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Return the section of one network: the original and its low-rank versions at every width.
 
@@ -50,7 +50,7 @@ def measure(
 
     Args:
         name: the network.
-        places: where the networks are.
+        setup: where the networks are.
         ratios: shares of the parameters to keep.
         widths: bits to convert at; the network's own by default.
 
@@ -58,7 +58,7 @@ def measure(
         RuntimeError: the network cannot be built, or a command failed.
     """
     start = time.perf_counter()
-    source = networks.find(name, places)
+    source = networks.find(name, setup)
     methods = METHODS if source.calibration else METHODS[:1]
     bits = widths or source.network.widths
     versions = [Version(), *(Version(ratio=r, method=m) for r in ratios for m in methods)]
@@ -74,7 +74,7 @@ def measure(
     }
 
 
-def measure_table(places: Places, rows: Sequence[Row] | None = None) -> dict[str, Any]:
+def measure_table(setup: Setup, rows: Sequence[Row] | None = None) -> dict[str, Any]:
     """Return the section of Table 4: the low-rank image network beside the published one.
 
     Raises:
@@ -82,7 +82,7 @@ def measure_table(places: Places, rows: Sequence[Row] | None = None) -> dict[str
     """
     start = time.perf_counter()
     chosen = table(4) if rows is None else rows
-    source = networks.find(chosen[0].network, places)
+    source = networks.find(chosen[0].network, setup)
     methods = METHODS if source.calibration else METHODS[:1]
     rows_measured: list[dict[str, Any]] = [
         {"bits": row.bits, "published": tables.published(row)} for row in chosen

@@ -75,11 +75,15 @@ NETWORKS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places:
-    """Say where trained networks with their data are, and where built ones are kept."""
+class Setup:
+    """Say where trained networks with their data are, and where built ones are kept.
+
+    `is_timed` says whether the large networks are timed in onnxruntime, beside being run.
+    """
 
     trained: Path = TRAINED
     built: Path = BUILT
+    is_timed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,28 +98,30 @@ class Source:
     """Command or folder that the file comes from."""
     built: Mapping[str, Any] | None = None
     """What building it cost, where that is known."""
+    is_timed: bool = False
+    """Whether its conversions under the preset are timed in onnxruntime."""
     evaluation: tuple[str, ...] = ()
     calibration: tuple[str, ...] = ()
 
 
-def find(name: str, places: Places) -> Source:
+def find(name: str, setup: Setup) -> Source:
     """Return a network's file: the trained one, or one with synthetic weights, built if missing.
 
     Raises:
         RuntimeError: it cannot be built.
     """
     network = NETWORKS[name]
-    trained = places.trained / f"{name}.onnx"
+    trained = setup.trained / f"{name}.onnx"
     if network.metric and trained.exists():
         return Source(
             network=network,
             path=trained,
             weights="trained",
             origin=shown(trained),
-            evaluation=_data(network, places.trained / network.evaluation),
-            calibration=_data(network, places.trained / network.calibration),
+            evaluation=_data(network, setup.trained / network.evaluation),
+            calibration=_data(network, setup.trained / network.calibration),
         )
-    path = places.built / f"{name}.onnx"
+    path = setup.built / f"{name}.onnx"
     if not path.exists():
         _build(name, path)
     notes = _notes(path)
@@ -125,6 +131,7 @@ def find(name: str, places: Places) -> Source:
         weights="synthetic",
         origin=f"python tools/build_networks.py {name} -o {name}.onnx",
         built=json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else None,
+        is_timed=setup.is_timed and not network.metric,
     )
 
 

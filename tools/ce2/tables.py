@@ -16,7 +16,7 @@ from typing import Any
 from onnxq import report as reports
 from tools.bench import record
 from tools.ce2 import commands, networks, sizes
-from tools.ce2.networks import Places, Source
+from tools.ce2.networks import Setup, Source
 from tools.ce2.published import Row, table
 
 METRIC = ("reference", "candidate", "difference", "is_within_noise", "samples", "detail")
@@ -25,12 +25,12 @@ KINDS = {"preset": "ce2", "default": None}
 """What every network is converted by: the preset of the published method, and our defaults."""
 
 
-def measure(number: int, places: Places, rows: Sequence[Row] | None = None) -> dict[str, Any]:
+def measure(number: int, setup: Setup, rows: Sequence[Row] | None = None) -> dict[str, Any]:
     """Return the section of a table of original networks.
 
     Args:
         number: 1, 2, 3 or 5.
-        places: where the networks are.
+        setup: where the networks are.
         rows: published rows to measure; all by default.
 
     Raises:
@@ -39,7 +39,7 @@ def measure(number: int, places: Places, rows: Sequence[Row] | None = None) -> d
     """
     start = time.perf_counter()
     chosen = table(number) if rows is None else rows
-    source = networks.find(chosen[0].network, places)
+    source = networks.find(chosen[0].network, setup)
     model = describe(source.path)
     if model["parameters"] != chosen[0].parameters:
         raise ValueError(
@@ -140,8 +140,7 @@ def converted(path: Path, source: Source, bits: int, scores: dict[str, Any]) -> 
         path: the model, the network itself or a low-rank version of it.
         source: the network.
         bits: width of the indices.
-        scores: of `score`; without any, the models run on random inputs, and those of the large
-            networks under the preset are timed.
+        scores: of `score`; without any, the models run on random inputs, and may be timed.
     """
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +150,7 @@ def converted(path: Path, source: Source, bits: int, scores: dict[str, Any]) -> 
             if scores:
                 found[key]["score"] = same_size(scores["points"][preset, bits], found[key])
             else:
-                is_timed = key == "preset" and not source.network.metric
+                is_timed = key == "preset" and source.is_timed
                 found[key]["run"] = _run(path, out, is_timed=is_timed)
     return found
 
