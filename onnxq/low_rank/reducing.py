@@ -8,34 +8,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxq import checks, conversion, files, model, scratch, sources, summary
 from onnxq.checks import Check
-from onnxq.data.watched_data import FirstSamples, MeasureEvent, Progress, Told
-from onnxq.errors import UnsupportedError
+from onnxq.data.watched_data import Progress
 from onnxq.graphs import Document
-from onnxq.low_rank import factor_rows, ranks, selecting, statistics, trials
+from onnxq.low_rank import factor_rows, ranks, selecting, trials
 from onnxq.low_rank import layers as finding
 from onnxq.low_rank.factors import Factors
 from onnxq.low_rank.fits import Fits, key_of
 from onnxq.low_rank.options import LowRankOptions
-from onnxq.low_rank.ranks import Choice, Chosen, Curve, Key
+from onnxq.low_rank.ranks import Choice, Chosen, Key
 from onnxq.low_rank.selecting import Selection
-from onnxq.low_rank.statistics import MOST_INPUTS, Stored
-from onnxq.low_rank.trials import Trials
+from onnxq.low_rank.statistics import MOST_INPUTS
+from onnxq.low_rank.workbench import Steps, Workbench, needs_runs, open_reference
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions
 from onnxq.report import FactorLedger, FileSize, LowRankReport
 from onnxq.selection import Skip
-from onnxq.validation import measure_setup
 from onnxq.validation.evaluation import Evaluation
 from onnxq.validation.measure_setup import OpenReference
-from onnxq.validation.reference_runs import ReferenceRuns
-
-TRIAL_SAMPLES = 64
-"""Samples on which sizes of single layers are tried, or those of the first batch if more."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,14 +102,21 @@ def reduce(request: Request) -> LowRankReport:
     """
     started = time.monotonic()
     given = _found(request)
-    told = Told(request.progress)
+    steps = Steps(request.progress)
     samples = _samples(request, given)
     with ExitStack() as stack:
-        opened = _opened(request, samples, told)
+        opened = open_reference(request.document, request.options, samples, steps)
         if isinstance(opened, OpenReference):
             stack.enter_context(opened.runs)
-        folder = stack.enter_context(scratch.folder()) if _needs_runs(request.options) else None
-        decided = _decided(request, given, _Bench(request, opened, folder, told))
+        bench = Workbench(
+            document=request.document,
+            reopen=request.reopen,
+            options=request.options,
+            opened=opened if isinstance(opened, OpenReference) else None,
+            folder=stack.enter_context(scratch.folder()) if needs_runs(request.options) else None,
+            steps=steps,
+        )
+        decided = _decided(request, given, bench)
         written = _write(request, given, decided, opened if samples else None)
         data = None
         if request.options.data is not None and isinstance(opened, OpenReference):
@@ -163,11 +164,6 @@ def _whole(given: _Model, decided: _Decided) -> Iterator[Skip]:
     return selecting.whole_skips(selection.layers, decided.chosen, selection.given)
 
 
-def _needs_runs(options: LowRankOptions) -> bool:
-    """Tell whether ranks or factors depend on running the model."""
-    return options.data is not None or options.max_snr_loss is not None
-
-
 def _samples(request: Request, given: _Model) -> int:
     """Return on how many random inputs to check; 0 means that nothing is checked, data or not."""
     if request.samples is not None:
@@ -176,88 +172,7 @@ def _samples(request: Request, given: _Model) -> int:
     return 0 if is_large else 1
 
 
-def _opened(request: Request, samples: int, told: Told) -> OpenReference | Evaluation | None:
-    """Run the source on what it is compared on; None where nothing is run."""
-    options = request.options
-    if not _needs_runs(options) and not samples:
-        return None
-    measured = replace(options.measured(), metrics=("snr",), performance=False)
-    if options.data is None:
-        measured = replace(measured, samples=max(1, samples))
-    opened = measure_setup.open_reference(request.document, measured, told=told)
-    if options.max_snr_loss is not None and isinstance(opened, Evaluation):
-        raise UnsupportedError(
-            f"--max-snr-loss is measured by running the model: {opened.check.reason}; give --data "
-            "with inputs that it takes, or another goal"
-        )
-    return opened
-
-
-class _Bench:
-    """Look at layers' inputs and try ranks, where ranks depend on it."""
-
-    def __init__(
-        self,
-        request: Request,
-        opened: OpenReference | Evaluation | None,
-        folder: Path | None,
-        told: Told,
-    ) -> None:
-        self._request, self._folder, self._told = request, folder, told
-        self._opened = opened if isinstance(opened, OpenReference) else None
-
-    @property
-    def has_data(self) -> bool:
-        """Whether there are inputs that the model is made for."""
-        return self._request.options.data is not None
-
-    def statistics(self, keys: frozenset[Key]) -> dict[Key, Stored]:
-        """Return what is known of layers' inputs; nothing without data."""
-        if not self.has_data or self._opened is None or self._folder is None:
-            return {}
-        document = self._request.reopen()
-        layers, _ = finding.find(document, model.weights(document))
-        layers = [layer for layer in layers if key_of(layer) in keys]
-        samples = self._opened.runs.data_used().samples
-        total = samples * statistics.walks(document, layers)
-
-        def tell(where: str, done: int) -> None:
-            event = MeasureEvent(stage="layer inputs", subject=where, done=done, total=total)
-            self._told.tell(event)
-
-        return statistics.collect(document, layers, self._opened.data, self._folder, tell)
-
-    def with_noise(self, curves: list[Curve], fits: Fits) -> list[Curve]:
-        """Return the layers with what arrives at the outputs as loss; as they are without data."""
-        if not self.has_data or self._opened is None:
-            return curves
-        few = FirstSamples(self._opened.data, TRIAL_SAMPLES)
-        source = sources.runnable(self._request.document)
-        with ReferenceRuns(source, few, self._opened.runs.settings) as runs:
-            return trials.with_noise(curves, self._trials(fits), runs, self._tell("ranks"))
-
-    def smallest(self, curves: list[Curve], fits: Fits, given: Chosen, limit_db: float) -> Chosen:
-        """Return the smallest choice found whose outputs lose at most `limit_db`."""
-        assert self._opened is not None  # _opened() refuses
-        runs, tried = self._opened.runs, self._trials(fits)
-        return trials.smallest_within(
-            curves,
-            lambda chosen: tried.noise({**given, **chosen}, runs),
-            limit_db,
-            self._tell("sizes"),
-        )
-
-    def _trials(self, fits: Fits) -> Trials:
-        assert self._folder is not None
-        return Trials(self._request.reopen(), fits, self._folder)
-
-    def _tell(self, stage: str) -> trials.Tell:
-        return lambda name, done, total: self._told.tell(
-            MeasureEvent(stage=stage, subject=name, done=done, total=total)
-        )
-
-
-def _decided(request: Request, given: _Model, bench: _Bench) -> _Decided:
+def _decided(request: Request, given: _Model, bench: Workbench) -> _Decided:
     options, selection = request.options, given.selection
     keys = frozenset(key_of(layer) for layer in selection.layers)
     stored = bench.statistics(keys)
