@@ -19,9 +19,11 @@ from onnxq import bitpack, forms, graphs, recognise, trees
 from onnxq.errors import InputError
 from onnxq.forms import ALIAS_NAME, Form
 from onnxq.options import LayoutName
-from onnxq.trees import Const, Expr, Op, Part
+from onnxq.pools import Pool, member_indices
+from onnxq.trees import INT32, Const, Expr, Op, Part
 from tests import graphs as models
 from tests import runs
+from tests.encoded import Evaluator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PAGES = Path(__file__).parent.parent / "docs"
@@ -86,6 +88,8 @@ each_example = pytest.mark.parametrize(
 
 def written(expr: Expr) -> str:
     """Return a tree in the notation of the page, digit and shifted tables by their short names."""
+    if isinstance(expr, Part) and expr.is_shared:
+        return "P0"
     if isinstance(expr, Part):
         return "C" if expr.role == "codebook" else "P" + expr.role.partition(".")[2]
     if isinstance(expr, Const):
@@ -124,7 +128,7 @@ def _dims(dims: tuple[int, ...]) -> str:
 
 def _digits(expr: Op) -> str | None:
     """Return D(k,[dims]) for a digit table, its values checked against the page's definition."""
-    if not expr.is_shared or expr.op_type not in ("Mod", "Cast"):
+    if not expr.is_shared or expr.op_type not in ("Mod", "Cast") or any(trees.parts(expr)):
         return None
     table = evaluated(expr)
     dims = table.shape[1:]
@@ -203,10 +207,58 @@ def test_the_table_of_packings_is_the_codes() -> None:
     assert listed == expected
 
 
+def test_the_pool_of_the_page_is_packed_and_split_as_it_says() -> None:
+    (block,) = re.findall(r"^```pool\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    fields = [re.split(r": +", line, maxsplit=1) for line in block.splitlines()]
+    bits = int(dict(fields)["bits"])
+    members = [np.array(text.split(), int) for key, text in fields if key == "indices"]
+    stream = bytes.fromhex(dict(fields)["stream"])
+    assert bitpack.pack_stream(np.concatenate(members), bits).tobytes() == stream
+    lengths = tuple(member.size for member in members)
+    pool = Pool(bit_width=bits, lengths=lengths, opset=17)
+    assert [str(piece) for piece in pool.pieces] == dict(fields)["lengths"].split()
+    evaluator = Evaluator({pool.role: np.frombuffer(stream, np.uint8)})
+    for number, member in enumerate(members):
+        assert evaluator.value(member_indices(pool, number)).tolist() == member.tolist()
+
+
+POOL_ROWS = {
+    int(width): row
+    for row in rows("Pools")
+    for first, _, last in (part.partition(" to ") for part in row[0].split(", "))
+    for width in range(int(first), int(last or first) + 1)
+}
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_decode_of_a_pool_is_that_of_the_table(bits: int) -> None:
+    """The page's row, with its letters put in, is the expression that is built."""
+    pool = Pool(bit_width=bits, lengths=(100, 28), opset=17)
+    digit = math.gcd(bits, 8)
+    split = forms_of_pool(pool)
+    _, dims, digits, made = POOL_ROWS[bits]
+    powers = Const(INT32, (8 // digit,), tuple(2 ** (digit * j) for j in range(8 // digit)))
+    factors = Const(INT32, (bits // digit,), tuple(2 ** (digit * i) for i in range(bits // digit)))
+    letters = {"N'·b / 8": str(16 * bits), "b / d": str(bits // digit), "N'": "128"}
+    for letter, number in letters.items():
+        dims, digits = dims.replace(letter, number), digits.replace(letter, number)
+    digits = digits.replace(", p)", f", {_numbers(powers)})").replace("2^d", str(2**digit))
+    made = made.replace("w", _numbers(factors)).replace("X", digits)
+    assert written(split.inputs[0]) == made
+    (stream,) = trees.parts(split)
+    assert _dims(stream.dims) == dims.replace(", ", ",")
+
+
+def forms_of_pool(pool: Pool) -> Op:
+    output = member_indices(pool, 0)
+    assert isinstance(output, trees.Output)
+    return output.op
+
+
 def test_the_table_of_element_types_is_the_codes() -> None:
     listed = {name: int(number) for name, number, _ in rows("Constants")}
     for name, number in listed.items():
-        assert TensorProto.DataType.Value(name) == number == getattr(forms, name)
+        assert TensorProto.DataType.Value(name) == number == getattr(trees, name)
     assert set(listed.values()) == set(trees.ITEM_BITS)
 
 
