@@ -42,12 +42,13 @@ class Done:
 
 
 def run(words: Sequence[str | Path]) -> Done:
-    """Run one command of onnxq to its end.
+    """Run one command of onnxq to its end; say on stderr which.
 
     Raises:
         RuntimeError: it failed; its own message went to stderr.
     """
     texts = [str(word) for word in words]
+    print(shown(words), file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
         line = [sys.executable, "-m", "onnxq", *texts, "--json", str(path), "-q"]
