@@ -25,7 +25,8 @@ from onnxq.errors import (
     UnsupportedError,
     ValidationError,
 )
-from onnxq.low_rank import factors, trials
+from onnxq.low_rank import trials
+from onnxq.low_rank.factors import Statistics
 from onnxq.pages import overlay
 from onnxq.report import LowRankReport, from_json
 
@@ -167,13 +168,11 @@ def test_a_row_says_what_a_dense_computation_says(tmp_path: Path) -> None:
     assert row.energy == pytest.approx(1 - loss, abs=1e-12)
     assert row.snr_db == pytest.approx(-10 * math.log10(loss), abs=1e-9)
     x = correlated(96).astype(np.float64)
-    output_loss = ((x @ error) ** 2).sum() / ((x @ weight) ** 2).sum()
-    # The row's moment has a diagonal that is raised by FLOOR of its mean, D by at most |D|^2.
-    moment = x.T @ x / len(x)
-    raised = moment + factors.FLOOR * np.trace(moment) / 64 * np.eye(64)
-    raised_loss = np.trace(error.T @ raised @ error) / np.trace(weight.T @ raised @ weight)
-    assert row.output_snr_db == pytest.approx(-10 * math.log10(raised_loss), abs=1e-6)
-    assert raised_loss >= output_loss
+    # What the vectors did not show counts a little, too (`Statistics.floored`).
+    seen = Statistics(second_moment=(x.T @ x / 96)[None], mean=x.mean(axis=0)[None], samples=96)
+    moment = seen.floored()[0]
+    loss = np.trace(error.T @ moment @ error) / np.trace(weight.T @ moment @ weight)
+    assert row.output_snr_db == pytest.approx(-10 * math.log10(loss), abs=1e-6)
 
 
 # Options
@@ -197,10 +196,10 @@ def test_energy_is_kept_in_every_layer() -> None:
 
 
 def test_energy_is_that_of_outputs_with_data(tmp_path: Path) -> None:
-    report, _ = onnxq.lowrank(dense(1), energy=0.99, data=saved(tmp_path))
+    report, _ = onnxq.lowrank(dense(1), energy=0.9, data=saved(tmp_path, 2000))
     (row,) = report.layers
     assert row.output_snr_db is not None
-    assert row.output_snr_db >= 20 - 1e-3
+    assert row.output_snr_db >= 10 - 1e-3
     assert row.rank <= 8
     assert row.energy < 0.5
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from onnxq.checks import Check
-from onnxq.console import render, report_tables
+from onnxq.console import factor_tables, render, report_tables
 from onnxq.report import AnyReport, ConsumerRow, FileSize, Report, RestoreReport, SkipRow
 from tests import reports
 
@@ -255,6 +255,34 @@ def test_the_words_of_reasons_are_those_of_the_documents() -> None:
     assert {word for cell in cells for word in re.findall(r"`(.+?)`", cell)} == set(
         report_tables.REASONS
     )
+
+
+def test_the_words_of_reasons_of_low_rank_are_those_of_the_documents() -> None:
+    page = Path(__file__).parent.parent.joinpath("docs", "report.md").read_text(encoding="utf-8")
+    section = page.partition("Reasons in `skipped` are those of `convert`")[2].partition("##")[0]
+    words = re.findall(r"^\| `(.*?)` \|", section, flags=re.MULTILINE)
+    assert set(words) == set(factor_tables.REASONS)
+
+
+def test_the_headline_of_lowrank() -> None:
+    lines = text_of(reports.REDUCED).splitlines()
+    assert lines[2:5] == [
+        "120,000 -> 35,000 bytes: 3.43 times smaller",
+        "28,464 -> 6,792 parameters (23.9 % are kept), 2 weights as factors",
+        "output SNR 28.50 dB, off by at most 0.125 ('y', worst of 2, 1 sample of data)",
+    ]
+
+
+def test_factors_that_lose_most_at_their_outputs_come_first() -> None:
+    first = reports.FACTORS[0]
+    rows = [
+        dataclasses.replace(first, name=name, output_snr_db=ratio)
+        for name, ratio in (("exact", None), ("good", 30.0), ("bad", 3.0))
+    ]
+    assert [row.name for row in factor_tables.worst_first(rows)] == ["bad", "good", "exact"]
+    many = dataclasses.replace(reports.REDUCED, layers=tuple(rows) * 5)
+    assert "3 more weights; --verbose lists them" in text_of(many)
+    assert "more weights" not in text_of(many, verbose=True)
 
 
 def test_an_snr_that_is_not_known_is_not_called_exact() -> None:
