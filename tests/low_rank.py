@@ -144,7 +144,7 @@ def layer_model(
     return made
 
 
-def correlated(inputs: int, groups: int = 1, seed: int = 0, vectors: int = 400) -> Statistics:
+def correlated(inputs: int, groups: int = 1, seed: int = 0, vectors: int = 20000) -> Statistics:
     """Return statistics of vectors that vary together and have a mean."""
     rng = np.random.default_rng((seed, inputs))
     few = max(1, inputs // 6)

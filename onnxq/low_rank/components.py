@@ -37,7 +37,7 @@ class Components:
     @property
     def power(self) -> float:
         """The weighted square of the whole matrix."""
-        return float(self.energies.sum())
+        return float(self.lost(0)[0])
 
     def lost(self, ranks: int) -> Array:
         """Return what is lost at each rank from 0 to `ranks`: [ranks + 1]."""

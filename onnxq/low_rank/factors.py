@@ -23,9 +23,16 @@ from onnxq.low_rank.layers import Layer, Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FLOOR = 1e-6
-"""What is added to each feature's second moment, as a share of their mean.
+"""What is added to each feature's second moment at least, as a share of their mean.
 
 So what no sample showed still counts a little, and the moment is positive definite.
+"""
+DOUBT = 30.0
+"""Vectors' worth of even features that is added to what was seen: of few, little is known.
+
+Measured on the layers of a small image network, on images that were not in the statistics: of 10
+to 4,000 vectors, this share lost within 2 % of what the best of seven did, and up to 22 % less than
+FLOOR.
 """
 
 
@@ -53,10 +60,14 @@ class Statistics:
         return self.second_moment.ndim == 2
 
     def floored(self) -> Array:
-        """Return the second moment with its diagonal raised by FLOOR of its mean."""
+        """Return the second moment with its diagonal raised, by DOUBT / samples of its mean.
+
+        That is at least FLOOR of the mean and at most all of it.
+        """
         moment = self.second_moment
         diagonal = moment if self.is_diagonal else np.einsum("gii->gi", moment)
-        raised = FLOOR * diagonal.mean(axis=1, keepdims=True)
+        share = min(1.0, max(FLOOR, DOUBT / self.samples))
+        raised = share * diagonal.mean(axis=1, keepdims=True)
         raised[raised == 0] = 1.0  # nothing but zeros came in
         if self.is_diagonal:
             return np.asarray(moment + raised)

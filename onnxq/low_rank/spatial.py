@@ -23,6 +23,8 @@ from onnxq.low_rank.components import Components, components
 Array = np.ndarray[Any, np.dtype[Any]]
 ROUNDS = 5
 """Rounds of both regressions at most; more lowered the loss by 1 to 5 % of it."""
+ANCHOR_ROUNDS = 2
+"""Rounds where losses are only estimated."""
 LEAST_GAIN = 0.003
 """A round that lowers the loss by a smaller share of it is the last."""
 STEPS = 4
@@ -61,15 +63,15 @@ class Fit:
     def lost(self, ranks: int) -> Array:
         """Return an estimate of what `pair` loses at each rank from 0 to `ranks`: [ranks + 1].
 
-        It is what regression on nested starts loses, lowered between a few ranks as much as one
-        round lowers it there. It never rises.
+        It is what regression on nested starts loses, lowered between a few ranks as much as some
+        rounds lower it there. It never rises.
         """
         tried = [np.cumsum(self._left(right)[1]) for right in self._rights(ranks)]
         nested = np.maximum(self.power - np.append(0.0, np.max(tried, axis=0)), 0.0)
         anchors = sorted({max(1, ranks // 4), max(1, ranks // 2), ranks} - {0})
         logs = [0.0]
         for rank in anchors:
-            left = self.power - self._fitted(rank, rounds=1)[2]
+            left = self.power - self._fitted(rank, rounds=ANCHOR_ROUNDS)[2]
             is_there = nested[rank] > 0 and left > 0
             logs.append(min(0.0, float(np.log(left / nested[rank]))) if is_there else 0.0)
         lowered = nested * np.exp(np.interp(np.arange(ranks + 1), [0, *anchors], logs))
