@@ -20,7 +20,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -190,14 +190,16 @@ def check_outputs(runtime: Any, path: Path, images: FloatArray, expected: FloatA
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep what libraries write to stderr to oneself, unless an unforeseen error comes of it."""
+    """Keep what libraries print to oneself, unless an unforeseen error comes of it."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            yield
+            with redirect_stdout(sys.stderr):
+                yield
         except Exception as err:
+            sys.stderr.flush()
             said.seek(0)
             if not isinstance(err, ConversionError | OSError):
                 os.write(kept, said.read())
