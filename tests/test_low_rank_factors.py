@@ -247,6 +247,20 @@ def test_the_fewer_vectors_were_seen_the_more_even_features_count(
     assert np.allclose(diagonal(full).floored(), [[4 + 3 * share, 2 + 3 * share]], rtol=1e-15)
 
 
+@pytest.mark.parametrize("case", ["grouped spatial-wh", "turned"])
+def test_losses_are_the_same_with_few_rows_in_memory(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, values, split = taken(case)
+    statistics = correlated(layer.inputs, layer.groups)
+    made = factors.factorise(values, layer, split, 4, statistics)
+    for outputs in (1, 7):
+        monkeypatch.setattr(factors, "_BLOCK_ELEMENTS", outputs * layer.inputs)
+        again = factors.factorise(values, layer, split, 4, statistics)
+        assert abs(again.weight_loss - made.weight_loss) < 1e-12
+        assert again.output_loss == pytest.approx(made.output_loss, abs=1e-12)
+
+
 def test_features_that_never_vary_do_no_harm() -> None:
     layer, values, split = taken("wide")
     moment = correlated(40).second_moment.copy()

@@ -10,7 +10,7 @@ k x k then 1 x 1. With statistics of a layer's inputs, nearness is measured at i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from onnxq.low_rank.components import Components, balanced, components
 from onnxq.low_rank.layers import Layer, Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_BLOCK_ELEMENTS = 1 << 22
 FLOOR = 1e-6
 """What is added to each feature's second moment at least, as a share of their mean.
 
@@ -130,15 +131,24 @@ class Decomposition:
         """Return the losses of rounded factors: of the weight, and of the outputs."""
         found = np.zeros((2, 2))
         for group, matrix in enumerate(self.matrices):
-            wide = matrix.astype(np.float64)
-            error = wide - second[group].astype(np.float64) @ first[group].astype(np.float64)
-            found[0] += np.vdot(error, error), np.vdot(wide, wide)
-            if self.moments is not None:
-                moment = self.moments[group]
-                shape = (self.layer.outputs, -1)
-                found[1] += [_weighted(item.reshape(shape), moment) for item in (error, wide)]
+            moment = None if self.moments is None else self.moments[group]
+            right = first[group].astype(np.float64)
+            for rows in self._row_blocks():
+                wide = matrix[rows].astype(np.float64)
+                error = wide - second[group][rows].astype(np.float64) @ right
+                found[0] += np.vdot(error, error), np.vdot(wide, wide)
+                if moment is not None:
+                    shape = (-1, self.layer.inputs)
+                    found[1] += [_weighted(item.reshape(shape), moment) for item in (error, wide)]
         shares = [float(lost / whole) if whole else 0.0 for lost, whole in found]
         return shares[0], None if self.moments is None else shares[1]
+
+    def _row_blocks(self) -> Iterator[slice]:
+        """Yield the rows of some outputs at a time: a large matrix in float64 takes gigabytes."""
+        places = self.layer.matrix_shape(self.split)[0] // self.layer.outputs
+        step = max(1, _BLOCK_ELEMENTS // self.layer.inputs)
+        for start in range(0, self.layer.outputs, step):
+            yield slice(start * places, (start + step) * places)
 
 
 def decompose(
