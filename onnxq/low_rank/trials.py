@@ -19,14 +19,11 @@ from onnxq.errors import UnsupportedError
 from onnxq.graphs import Document
 from onnxq.low_rank import ranks, rewrite
 from onnxq.low_rank.factors import Factors
-from onnxq.low_rank.fits import Fits, key_of
+from onnxq.low_rank.fits import Fits, Tell, key_of
 from onnxq.low_rank.layers import Layer, find
 from onnxq.low_rank.ranks import Chosen, Curve, Key
 from onnxq.validation.evaluation import evaluate
 from onnxq.validation.reference_runs import ReferenceRuns
-
-Tell = Callable[[str, int, int], None]
-"""Called with what was tried, how many trials are done, and how many there are."""
 
 POINTS = 6
 """Sizes of a layer that are tried; between them the noise is interpolated."""

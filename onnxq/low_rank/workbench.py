@@ -15,7 +15,7 @@ from onnxq.errors import UnsupportedError
 from onnxq.graphs import Document
 from onnxq.low_rank import layers as finding
 from onnxq.low_rank import statistics, trials
-from onnxq.low_rank.fits import Fits, key_of
+from onnxq.low_rank.fits import Fits, Tell, key_of
 from onnxq.low_rank.options import LowRankOptions
 from onnxq.low_rank.ranks import Chosen, Curve, Key
 from onnxq.low_rank.statistics import Stored
@@ -108,7 +108,7 @@ class Workbench:
         few = FirstSamples(self.opened.data, TRIAL_SAMPLES)
         source = sources.runnable(self.document)
         with ReferenceRuns(source, few, self.opened.runs.settings) as runs:
-            return trials.with_noise(curves, self._trials(fits), runs, self._tell("ranks"))
+            return trials.with_noise(curves, self._trials(fits), runs, self.tell("ranks"))
 
     def smallest(self, curves: list[Curve], fits: Fits, given: Chosen, limit_db: float) -> Chosen:
         """Return the smallest choice found whose outputs lose at most `limit_db`."""
@@ -120,7 +120,7 @@ class Workbench:
                 curves,
                 lambda chosen: tried.noise({**given, **chosen}, runs),
                 limit_db,
-                self._tell("sizes"),
+                self.tell("sizes"),
             )
         finally:
             self.steps.is_searching = False
@@ -129,7 +129,8 @@ class Workbench:
         assert self.folder is not None
         return Trials(self.reopen(), fits, self.folder)
 
-    def _tell(self, stage: str) -> trials.Tell:
+    def tell(self, stage: str) -> Tell:
+        """Return what tells of the steps of a stage."""
         return lambda name, done, total: self.steps.tell(
             MeasureEvent(stage=stage, subject=name, done=done, total=total)
         )
