@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnxq import checks, conversion, files, model, scratch, sources, summary
@@ -121,6 +121,11 @@ def reduce(request: Request) -> LowRankReport:
         data = None
         if request.options.data is not None and isinstance(opened, OpenReference):
             data = opened.runs.data_used()
+    report = _report(request, given, decided, written)
+    return replace(report, data=data, seconds=time.monotonic() - started)
+
+
+def _report(request: Request, given: _Model, decided: _Decided, written: _Written) -> LowRankReport:
     rows = factor_rows.factor_rows(given.selection.layers, decided.made, decided.seen)
     saved = sum(row.elements - row.factor_elements for row in rows)
     skips = [*given.skips, *_whole(given, decided)]
@@ -136,12 +141,10 @@ def reduce(request: Request) -> LowRankReport:
         ledger=written.ledger,
         layers=rows,
         skipped=summary.skip_rows(factor_rows.all_skips(given.weights, decided.made, skips)),
-        data=data,
         check=written.check,
         notes=tuple(_notes(request, given, decided, written)),
         options=request.options.to_json(),
         versions=summary.versions(),
-        seconds=time.monotonic() - started,
         peak_memory_bytes=summary.peak_memory_bytes(),
     )
 
