@@ -51,7 +51,8 @@ def choose(
 ) -> Choice | Skip:
     """Return the smallest form of a tensor that stands alone, or why its values rule one out.
 
-    The form may be larger than the tensor, which is then `too_large` alone. The width may be below the one asked for when fewer bits suffice for the distinct values.
+    The form may be larger than the tensor, which is then `too_large` alone. The width may be below
+    the one asked for when fewer bits suffice for the distinct values.
     """
     if seen.has_nan:
         return skip(weight, "nan", "it holds NaN, which no centroid can stand for")

@@ -123,7 +123,8 @@ def used_form(form: Form, centroids: int) -> Form:
 def tile_rows(form: Form, limit: int = MAX_NODE_BYTES) -> list[int]:
     """Return how many rows (first axis) each tile has, so that no tile's node exceeds `limit`.
 
-    One tile means no tiling, and a pooled tensor has no more. A single row larger than the limit cannot be split further.
+    One tile means no tiling, and a pooled tensor has no more. A single row larger than the limit
+    cannot be split further.
     """
     if form.pool is not None:
         return [form.shape[0]]

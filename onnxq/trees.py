@@ -50,7 +50,7 @@ class Const(Tree):
 
 @dataclass(frozen=True, eq=False)
 class Part(Tree):
-    """Name a stored constant: a tensor's `plane0.1` (tile, plane), its `codebook`, a pool's `pool3`.
+    """Name a stored constant: a tensor's `plane0.1` (tile, plane) or `codebook`, a pool's `pool3`.
 
     An `is_shared` one is emitted once per main graph or function.
     """
