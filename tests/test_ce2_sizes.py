@@ -171,6 +171,19 @@ def test_a_larger_network_than_full_codebooks_explain_misses_the_goal() -> None:
     )
 
 
+def test_room_for_fewer_centroids_than_codebooks_explains_nothing() -> None:
+    row = with_size(row_of(3, 4), -4 * 16 - 40)  # 10 centroids below none
+    ours = dataclasses.replace(measured(row), kept_floats=0)
+    assert sizes.implied(row, ours) == -10
+    goal = sizes.ce2_goal(row, ours)
+    assert goal["limit"] == row.quantized_bytes + 4 * 15
+    assert not goal["is_met"]
+    kept = sizes.ce2_goal(row, dataclasses.replace(ours, kept_floats=96))
+    assert kept["why"].endswith(
+        "; the 96 floats kept would take 336 bytes less as indices, codebooks not counted"
+    )
+
+
 def test_a_published_size_beyond_full_codebooks_is_the_limit_itself() -> None:
     row = with_size(row_of(3, 4), 400)
     assert sizes.ce2_goal(row, measured(row))["limit"] == row.quantized_bytes
