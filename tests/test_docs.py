@@ -106,7 +106,7 @@ def test_links_lead_to_files_of_the_repository(document: Path) -> None:
 
 
 def test_the_public_functions_are_those_of_the_readme() -> None:
-    for name in ("convert", "inspect", "restore", "sweep", "validate"):
+    for name in ("convert", "inspect", "lowrank", "restore", "sweep", "validate"):
         assert callable(getattr(onnxq, name))
         assert name in onnxq.__all__
 
