@@ -319,7 +319,7 @@ def features(samples: np.ndarray[Any, np.dtype[np.int16]], preprocess: AudioPrep
 
 
 def rounded(bands: Array) -> FloatArray:
-    """Return the bands as multiples of 1/4, within -8..8: files of them are a third as long."""
+    """Return the bands as multiples of 1/4, within -8..8: files are an eighth as long."""
     return (np.clip(np.round(bands / STEP), -32, 32) * STEP).astype(np.float32)
 
 
