@@ -30,7 +30,7 @@ class Network:
         title: For a person.
         tolerance: Share by which a file less the original graph may exceed the published size.
         widths: Bits that its low-rank versions are converted at.
-        metric: Of the task, as `onnxq sweep` names it; "" for a network that is never trained here.
+        metric: Of the task, as `--metric` takes it; "" for a network that is never trained here.
         evaluation: File or folder of held-out data.
         calibration: File or folder of unlabelled training data.
         preprocess: How images become inputs; "" where the data are arrays.
@@ -56,7 +56,7 @@ NETWORKS = {
             title="Image compression",
             tolerance=0.05,
             widths=tuple(range(2, 13)),
-            metric="psnr",
+            metric="psnr:1.0",
             evaluation="imagecomp_eval",
             calibration="imagecomp_calibration",
             preprocess="imagecomp.yaml",

@@ -68,7 +68,7 @@ def heading(source: Source, model: dict[str, Any]) -> dict[str, Any]:
         "weights": source.weights,
         "origin": source.origin,
         "built": source.built,
-        "metric": source.network.metric if source.evaluation else None,
+        "metric": source.network.metric.partition(":")[0] if source.evaluation else None,
         "model": model,
     }
 
