@@ -131,6 +131,14 @@ def test_outputs_that_differ_from_keras_are_refused(tmp_path: Path) -> None:
         from_keras.check_outputs(onnxruntime, path, sounds, expected * np.float32(np.nan))
 
 
+def test_images_are_of_both_ranges_that_weights_are_made_for() -> None:
+    images = from_keras.inputs()
+    assert (images.shape, images.dtype) == ((from_keras.SAMPLES, 224, 224, 3), np.float32)
+    assert images[:2].std() == pytest.approx(1, rel=0.01)
+    assert images[2:].std() > 50
+    assert images[2:].min() == pytest.approx(-123.68)
+
+
 def test_kernels_get_the_axes_of_keras() -> None:
     slots = {slot.name: slot for slot in networks.tensors("vgg16")}
     conv = slots["block1_conv1.weight"]
