@@ -196,7 +196,7 @@ def test_a_folder_is_counted_by_its_files_and_their_names(tmp_path: Path) -> Non
     media.mkdir()
     (media / "b.png").write_bytes(b"22")
     (media / "a.png").write_bytes(b"1")
-    before = manifest.count_evaluation(media)
+    before = manifest.count_data(media)
     one, two = (hashlib.sha256(data).hexdigest().encode() for data in (b"1", b"22"))
     sums = one + b"  a.png\n" + two + b"  b.png\n"
     assert before == {
@@ -206,4 +206,4 @@ def test_a_folder_is_counted_by_its_files_and_their_names(tmp_path: Path) -> Non
         "files": 2,
     }
     (media / "b.png").rename(media / "c.png")
-    assert manifest.count_evaluation(media)["sha256"] != before["sha256"]
+    assert manifest.count_data(media)["sha256"] != before["sha256"]

@@ -330,7 +330,8 @@ def preprocessing() -> AudioPreprocess:
     return found
 
 
-def _row(clip: Clip) -> FloatArray:
+def clip_bands(clip: Clip) -> FloatArray:
+    """Return the rounded bands of a clip, [40, 500]."""
     return rounded(features(synthesise(clip), preprocessing()))
 
 
@@ -340,10 +341,10 @@ def load_part(part: str, jobs: int = 1) -> tuple[FloatArray, np.ndarray[Any, np.
     bands = np.empty((len(chosen), 1, 40, 500), np.float32)
     if jobs == 1:
         for row, clip in enumerate(chosen):
-            bands[row, 0] = _row(clip)
+            bands[row, 0] = clip_bands(clip)
     else:
         with ProcessPoolExecutor(jobs) as pool:
-            for row, values in enumerate(pool.map(_row, chosen, chunksize=16)):
+            for row, values in enumerate(pool.map(clip_bands, chosen, chunksize=16)):
                 bands[row, 0] = values
     return bands, np.array([clip.label for clip in chosen], np.int64)
 

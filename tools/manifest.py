@@ -6,9 +6,9 @@
     python tools/manifest.py --check               compare the files with it, write nothing
 
 An entry has facts that somebody declares (task, metric, provenance, licence, data, training), facts
-counted from the files (`file`, `evaluation`), and `scores` measured by `onnxq sweep --json`. Only
-the first are written by hand; `models/manifest.schema.json` describes all of them. The same files
-and facts give the same bytes.
+counted from the files (`file`, `evaluation`, `calibration`), and `scores` measured by
+`onnxq sweep --json`. Only the first are written by hand; `models/manifest.schema.json` describes
+all of them. The same files and facts give the same bytes.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ DECLARED = (
     "training",
     "evaluation",
 )
+DATA = ("evaluation", "calibration")
+"""Lists of data files; the second is of unlabelled training data, and may be missing."""
 Entry = dict[str, Any]
 
 
@@ -89,8 +91,8 @@ def _value(value: onnx.ValueInfoProto) -> Entry:
     return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
-def count_evaluation(path: Path) -> Entry:
-    """Return the facts of one held-out file or folder.
+def count_data(path: Path) -> Entry:
+    """Return the facts of one file or folder of data.
 
     An .npz also tells its arrays and their rows; a folder the number of its files, and its sum is
     that of the lines `sha256  name` of its files, ordered by name, as `sha256sum *` writes them.
@@ -136,19 +138,22 @@ def counted(entry: Entry, folder: Path) -> Entry:
             "in the file given to --entry"
         )
     model = folder / f"{entry['name']}.onnx"
-    evaluations = [folder / one["path"] for one in entry["evaluation"]]
-    for path in (model, *evaluations):
+    data = [folder / one["path"] for one in _data_files(entry)]
+    for path in (model, *data):
         if not path.exists():
             raise ManifestError(f"{path.name}: entry {entry['name']!r} names it, but it is missing")
     facts = {key: entry[key] for key in DECLARED if key != "evaluation"}
     facts["file"] = count_model(model)
-    facts["evaluation"] = [
-        {**one, **count_evaluation(path)}
-        for one, path in zip(entry["evaluation"], evaluations, strict=True)
-    ]
+    for key in DATA:
+        if key in entry:
+            facts[key] = [{**one, **count_data(folder / one["path"])} for one in entry[key]]
     if "scores" in entry:
         facts["scores"] = entry["scores"]
     return facts
+
+
+def _data_files(entry: Entry) -> list[Entry]:
+    return [one for key in DATA for one in entry.get(key, [])]
 
 
 def scores(entry: Entry, sweep: Entry) -> Entry:
@@ -279,7 +284,7 @@ def problems(folder: Path = FOLDER) -> list[str]:
 
 def _differences(entry: Entry, now: Entry) -> list[str]:
     pairs = [(entry["file"], now["file"])]
-    pairs += zip(entry["evaluation"], now["evaluation"], strict=True)
+    pairs += zip(_data_files(entry), _data_files(now), strict=True)
     return [
         f"{new['path']}: found {key} {new[key]}, expected {old.get(key)}; "
         f"restore the file, or train, measure and declare it anew"
