@@ -31,7 +31,7 @@ STYLE = {
 }
 PUBLISHED = "#8a8a8a"
 OTHERS = "(other weights and data; no graph counted)"
-AXES = {"psnr": "PSNR, dB (held-out photographs)", "top1": "accuracy (held-out recordings)"}
+AXES = {"psnr": "PSNR, dB (held-out photographs)", "top1": "accuracy (held-out clips)"}
 SHARE_COLOURS = {None: "#1f1f1f", 0.8: "#1676d1", 0.7: "#9c2084", 0.6: "#c35216", 0.4: "#235a41"}
 """Colours of versions by the share of parameters that they keep."""
 

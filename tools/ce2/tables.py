@@ -51,13 +51,18 @@ def measure(number: int, setup: Setup, rows: Sequence[Row] | None = None) -> dic
     return {
         "table": number,
         **heading(source, model),
-        "command": f"python tools/ce2_tables.py table{number}",
+        "command": f"python tools/ce2_tables.py table{number}" + _words(setup),
         "scored_by": scores.get("command"),
         "tolerance": source.network.tolerance,
         "rows": measured,
         "seconds": time.perf_counter() - start,
         "environment": record.environment(),
     }
+
+
+def _words(setup: Setup) -> str:
+    """Return the options that decide what is measured, as the command has them."""
+    return "" if setup.is_timed else " --no-times"
 
 
 def heading(source: Source, model: dict[str, Any]) -> dict[str, Any]:
