@@ -363,7 +363,7 @@ def test_equal_tensors_are_stored_once(name: str, count: int) -> None:
 
 
 def test_equal_tensors_are_stored_apart_on_request() -> None:
-    _, converted = convert(graphs.equal_tensors(), bits=4, share_equal=False)
+    _, converted = convert(graphs.equal_tensors(), bits=4, share_equal=False, pool_indices=False)
     assert _large(converted, 2048) == 3
 
 
