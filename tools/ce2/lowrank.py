@@ -134,20 +134,21 @@ def _measure(version: Version, source: Source, bits: Sequence[int], folder: Path
             found["against_weights"] = _compare(twin, path, source)
     scores = tables.score(path, source, bits)
     if not scores:
-        points = [_convert(path, width, key) for width in bits for key in tables.KINDS]
+        points = [_convert(path, source, width, key) for width in bits for key in tables.KINDS]
         return {**found, "points": points}
     points = [
-        {"bits": width, "kind": key, **scores["points"][preset, width]}
+        {"bits": width, "kind": key, **scores["points"][key, width]}
         for width in bits
-        for key, preset in tables.KINDS.items()
+        for key in tables.KINDS
     ]
     return {**found, "scored_by": scores["command"], "points": points}
 
 
-def _convert(path: Path, bits: int, kind: str) -> dict[str, Any]:
+def _convert(path: Path, source: Source, bits: int, kind: str) -> dict[str, Any]:
     """Return the sizes of one conversion; nothing is run."""
+    chosen = tables.options(kind, source)
     with tempfile.TemporaryDirectory() as folder:
-        found = tables.convert(path, Path(folder) / "out.onnx", bits, tables.KINDS[kind])
+        found = tables.convert(path, Path(folder) / "out.onnx", bits, chosen)
     return {
         "bits": bits,
         "kind": kind,

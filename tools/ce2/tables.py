@@ -21,8 +21,28 @@ from tools.ce2.published import Row, table
 
 METRIC = ("reference", "candidate", "difference", "is_within_noise", "samples", "detail")
 """What is kept of a metric's row."""
-KINDS = {"preset": "ce2", "default": None}
+KINDS = ("preset", "default")
 """What every network is converted by: the preset of the published method, and our defaults."""
+
+
+def options(kind: str, source: Source) -> tuple[str, ...]:
+    """Return the options that a kind of conversion has beside the width."""
+    return ("--preset", "ce2", *source.network.preset) if kind == "preset" else ()
+
+
+def grid(chosen: Sequence[str]) -> list[str]:
+    """Return options of `convert` as those of `sweep`.
+
+    >>> grid(("--preset", "ce2", "--quantize-variance"))
+    ['--grid', 'preset=ce2', '--grid', 'quantize-variance=true']
+    """
+    words: list[str] = []
+    for word in chosen:
+        if word.startswith("--"):
+            words += ["--grid", f"{word[2:]}=true"]
+        else:
+            words[-1] = f"{words[-1].partition('=')[0]}={word}"
+    return words
 
 
 def measure(number: int, setup: Setup, rows: Sequence[Row] | None = None) -> dict[str, Any]:
@@ -99,20 +119,23 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def score(path: Path, source: Source, widths: Sequence[int]) -> dict[str, Any]:
-    """Return the figures of a sweep over held-out data by (preset, bits); none without data."""
+    """Return the figures of sweeps over held-out data by (kind, bits); none without data."""
     if not source.evaluation:
         return {}
-    grid = f"preset={','.join(preset or 'none' for preset in KINDS.values())}"
+    metrics = ("--metric", source.network.metric, "--metric", "snr")
     bits = ",".join(str(width) for width in widths)
-    words: commands.Words = ["sweep", path, "--bits", bits, "--grid", grid, *source.evaluation]
-    done = commands.run([*words, "--metric", source.network.metric, "--metric", "snr"])
-    points = {}
-    for point in done.report["points"]:
-        if point["error"] is not None:
-            raise RuntimeError(f"{path.name}, {point['settings']}: {point['error']}")
-        key = (point["settings"].get("preset"), point["settings"]["bits"])
-        points[key] = _figures(point, source.network.metric)
-    return {**done.cost, "samples": done.report["data"]["samples"], "points": points}
+    points, lines = {}, []
+    for kind in KINDS:
+        words: commands.Words = ["sweep", path, "--bits", bits, *grid(options(kind, source))]
+        done = commands.run([*words, *source.evaluation, *metrics])
+        lines.append(done.command)
+        for point in done.report["points"]:
+            if point["error"] is not None:
+                raise RuntimeError(f"{path.name}, {point['settings']}: {point['error']}")
+            key = (kind, point["settings"]["bits"])
+            points[key] = _figures(point, source.network.metric)
+    samples = done.report["data"]["samples"]
+    return {"command": "; ".join(lines), "samples": samples, "points": points}
 
 
 def _figures(point: dict[str, Any], metric: str) -> dict[str, Any]:
@@ -127,10 +150,9 @@ def _figures(point: dict[str, Any], metric: str) -> dict[str, Any]:
     }
 
 
-def convert(source: Path, out: Path, bits: int, preset: str | None) -> dict[str, Any]:
+def convert(path: Path, out: Path, bits: int, chosen: Sequence[str]) -> dict[str, Any]:
     """Convert once; return the sizes, the time and the memory of the conversion."""
-    words: commands.Words = ["convert", source, out, "--bits", str(bits)]
-    words += ["--preset", preset] if preset else []
+    words: commands.Words = ["convert", path, out, "--bits", str(bits), *chosen]
     done = commands.run([*words, "--no-check", "--force"])
     report = reports.from_json(done.report)
     if not isinstance(report, reports.Report):
@@ -150,10 +172,10 @@ def converted(path: Path, source: Source, bits: int, scores: dict[str, Any]) -> 
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.onnx"
-        for key, preset in KINDS.items():
-            found[key] = convert(path, out, bits, preset)
+        for key in KINDS:
+            found[key] = convert(path, out, bits, options(key, source))
             if scores:
-                found[key]["score"] = same_size(scores["points"][preset, bits], found[key])
+                found[key]["score"] = same_size(scores["points"][key, bits], found[key])
             else:
                 is_timed = key == "preset" and source.is_timed
                 found[key]["run"] = _run(path, out, is_timed=is_timed)
