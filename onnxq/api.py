@@ -1,4 +1,4 @@
-"""The public functions: convert, inspect, restore, sweep, validate, and lowrank of `low_rank.entry`.
+"""The public functions: convert, inspect, restore, sweep, validate; lowrank is `low_rank.entry`'s.
 
 Each reads as one screen of named steps; the steps are in the modules below. A model may be a path,
 an `onnx.ModelProto` or an `onnx_ir.Model`; what is given is never changed.

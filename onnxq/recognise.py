@@ -100,9 +100,13 @@ def _without_internal(uses: Uses, found: list[Found], aliases: list[Found]) -> l
 
 
 def _is_output(item: Found) -> bool:
-    outputs = item.scope.proto.output
-    names = [output if isinstance(output, str) else output.name for output in outputs]
-    return item.name in names
+    return item.name in output_names(item.scope)
+
+
+def output_names(scope: Scope) -> set[str]:
+    """Return the names of what a graph or function puts out."""
+    outputs = scope.proto.output
+    return {output if isinstance(output, str) else output.name for output in outputs}
 
 
 def _find_in(sight: Sight, document: Document, uses: Uses) -> Iterator[Found]:

@@ -16,7 +16,7 @@ from onnxq import tensors
 from onnxq.encode import decode
 from onnxq.graphs import Document, consumers, scopes
 from onnxq.layout import Store, add_input, remove_inputs
-from onnxq.recognise import Found
+from onnxq.recognise import Found, output_names
 from onnxq.trees import UINT8, UINT16
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -100,7 +100,9 @@ def _unneeded(document: Document, found: Sequence[Found]) -> set[int]:
         for node in scope.proto.node
         if id(node) not in nodes
         for name in node.input
-    } - finals
+    }
+    needed.update(name for scope in scopes(document) for name in output_names(scope))
+    needed -= finals
     while True:
         kept = [key for key, node in nodes.items() if needed.intersection(node.output)]
         if not kept:

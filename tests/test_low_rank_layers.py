@@ -10,7 +10,14 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 from onnxq.low_rank.layers import Layer
 from tests import graphs
-from tests.low_rank import convolution, found, layer_model, only_layer
+from tests.low_rank import (
+    assert_close,
+    convolution,
+    found,
+    layer_model,
+    only_layer,
+    rewritten,
+)
 
 node = graphs.node
 
@@ -122,6 +129,17 @@ def two(second: str, **attributes: Any) -> ModelProto:
     first, op = node("MatMul", "x,w", "h"), second.split()[0]
     nodes = [first, node(op, second.split()[1], "y", **attributes)]
     return layer_model(nodes, (48, 48), 2, {"w": graphs.normal((48, 48), 1)})
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+def test_of_two_weights_multiplied_only_the_first_becomes_factors(op: str) -> None:
+    weights = {name: graphs.normal((48, 48), seed) for seed, name in enumerate("vw")}
+    nodes = [node(op, "v,w", "h"), node("MatMul", "x,h", "y")]
+    proto = layer_model(nodes, (5, 48), 2, weights)
+    _, layers, reasons = found(proto)
+    assert list(layers) == ["v"]
+    assert reasons["w"] == "constant-operand"
+    assert_close(proto, rewritten(proto))
 
 
 CASES: dict[str, tuple[ModelProto, str]] = {

@@ -29,6 +29,7 @@ from onnxq.low_rank import trials
 from onnxq.low_rank.factors import Statistics
 from onnxq.pages import overlay
 from onnxq.report import LowRankReport, from_json
+from tests import graphs
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "models" / "digits.onnx"
@@ -271,6 +272,26 @@ def test_a_model_that_is_kept_whole_is_written_byte_for_byte(tmp_path: Path) -> 
 
 
 # What stands where
+
+
+def test_model_with_external_data_that_gains_nothing_does_not_grow(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(dense(3), source, save_as_external_data=True, location="in.data", size_threshold=64)
+    report = onnxq.lowrank(source, target, energy=0.9999999)
+    assert report.layers == ()
+    assert report.output is not None
+    assert report.output.file_bytes <= report.input.file_bytes
+
+
+def test_model_without_layers_is_told_from_one_that_is_too_large() -> None:
+    body = graphs.graph(
+        [graphs.node("Add", "x,w", "y")],
+        [graphs.value("x", 8)],
+        [graphs.value("y", 8)],
+        graphs.tensors(w=graphs.normal((8,), 0)),
+    )
+    with pytest.raises(BudgetError, match="no weight of .* can be factorised"):
+        onnxq.lowrank(graphs.model(body), ratio=0.5)
 
 
 @pytest.mark.parametrize("external_data", ["auto", "never"])

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 import onnxq
 from onnxq import model, pooling, recognise
@@ -209,6 +209,15 @@ def test_tensor_that_a_tool_has_changed_leaves_the_others_readable() -> None:
     assert names == {"w0", "w1", "w2", "w3", "w4"}
     _, plain = onnxq.restore(converted)
     assert "Split" in {node.op_type for node in plain.graph.node}
+    runs.assert_same(runs.run(plain, {}), expected)
+
+
+def test_indices_that_a_tool_puts_out_stay_when_weights_are_restored() -> None:
+    _, converted = onnxq.convert(holding(arrays()), bits=4, check=0)
+    split = next(n for n in converted.graph.node if n.op_type == "Split")
+    converted.graph.output.append(graphs.value(split.output[0], 64, dtype=TensorProto.INT32))
+    expected = runs.run(converted, {})
+    _, plain = onnxq.restore(converted)
     runs.assert_same(runs.run(plain, {}), expected)
 
 

@@ -20,6 +20,7 @@ REASONS = {
     "excluded": "--include, --exclude, --rank",
     "graph-output": "an output of its graph too",
     "handed-on": "used behind another node",
+    "constant-operand": "multiplied by another weight",
     "malformed": "does not fit its node",
     "not-split": "the ranks leave it whole",
     "operator": "no Conv, Gemm or MatMul",

@@ -129,7 +129,7 @@ def skip_table(rows: Sequence[SkipRow]) -> Table:
 
 
 def reason_table(rows: Iterable[SkipRow], own: Mapping[str, str] | None = None) -> Table:
-    """Return the kept tensors by reason, most bytes first; `own` reasons of a command come first."""
+    """Return the kept tensors by reason, most bytes first; a command's `own` reasons come first."""
     known = {**REASONS, **(own or {})}
     groups: dict[str, list[SkipRow]] = {}
     for row in rows:

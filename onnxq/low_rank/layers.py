@@ -8,7 +8,7 @@ all nodes that use it; it is factorised once, for all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -157,13 +157,17 @@ def find(document: Document, weights: Sequence[Weight]) -> tuple[list[Layer], li
     uses = graphs.uses(graphs.scopes(document))
     layers: list[Layer] = []
     skips: list[Skip] = []
+    divided: set[int] = set()
     for weight in weights:
         if weight.is_float:
             found = _layer(weight, uses.get((weight.graph, weight.name), ()))
             if isinstance(found, Layer):
+                found = _reason_by_nodes(found, divided) or found
+            if isinstance(found, Layer):
                 found = _reason_by_values(document, weight) or found
             if isinstance(found, Layer):
                 layers.append(found)
+                divided.update(id(use.node) for use in found.uses)
             else:
                 skips.append(skip(weight, *found))
     return layers, skips
@@ -197,6 +201,14 @@ def _reason_by_place(weight: Weight, uses: Sequence[graphs.Use]) -> tuple[str, s
         return "unused", "no node uses it"
     if any(use.passed for use in uses):
         return "handed-on", f"it goes through {_names([use for use in uses if use.passed])}"
+    return None
+
+
+def _reason_by_nodes(layer: Layer, divided: Container[int]) -> tuple[str, str] | None:
+    """Return why a layer stays whole whose node multiplies two weights, the other one a layer."""
+    for use in layer.uses:
+        if id(use.node) in divided:
+            return "constant-operand", f"{use.node.op_type} multiplies it by another weight"
     return None
 
 

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from onnxq import checks, conversion, files, model, scratch, sources, summary
 from onnxq.checks import Check
 from onnxq.data.watched_data import Progress
@@ -105,6 +107,9 @@ def reduce(request: Request) -> LowRankReport:
     steps = Steps(request.progress)
     samples = _samples(request, given)
     with ExitStack() as stack:
+        # Layers are shared out to threads already. One BLAS thread in each gives the same bytes
+        # whatever their number, and on a busy machine none of them waits for the others.
+        stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
         opened = open_reference(request.document, request.options, samples, steps)
         if isinstance(opened, OpenReference):
             stack.enter_context(opened.runs)
@@ -213,7 +218,10 @@ def _write(
 ) -> _Written:
     """Change the document and put it in place after its check."""
     document, made = request.document, decided.made
-    store = conversion.open_store(request.options.external_data, document, request.target)
+    external = request.options.external_data
+    if external == "auto" and not made and given.input_bytes < conversion.MAX_INLINE_BYTES:
+        external = "never"  # the same values with longer references would take more bytes
+    store = conversion.open_store(external, document, request.target)
     counted = selecting.counted(given.weights)
     kept = [weight for weight in counted if (weight.graph, weight.name) not in made]
     is_source = not made and store.placement is None and not document.has_data_files

@@ -103,6 +103,12 @@ def check_ratio(curves: Sequence[Curve], ratio: float, total: int, others: int, 
     budget = int(ratio * total) - others
     least = ranks.smallest(curves)
     if least > budget:
+        if not curves:
+            raise BudgetError(
+                f"--ratio {ratio:g}: no weight of {label} can be factorised (found none of Conv, "
+                "Gemm or MatMul that factors make smaller); leave lowrank out, convert takes the "
+                "model as it is"
+            )
         share = (least + others) / total if total else 1.0
         raise BudgetError(
             f"--ratio {ratio:g}: {label} cannot get as small; the least is {share:.4f} "
