@@ -290,7 +290,7 @@ def test_model_without_layers_is_told_from_one_that_is_too_large() -> None:
         [graphs.value("y", 8)],
         graphs.tensors(w=graphs.normal((8,), 0)),
     )
-    with pytest.raises(BudgetError, match="no weight of .* can be factorised"):
+    with pytest.raises(BudgetError, match=r"no weight of .* can be factorised"):
         onnxq.lowrank(graphs.model(body), ratio=0.5)
 
 
