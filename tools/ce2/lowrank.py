@@ -18,7 +18,6 @@ from tools.ce2 import commands, networks, tables
 from tools.ce2.networks import Setup, Source
 from tools.ce2.published import Row, table
 
-RATIOS = (0.8, 0.7, 0.6, 0.4)
 METHODS = ("weights", "activations")
 TABLE_RATIO = 0.7
 """Share of the parameters that Table 4's sizes fit: 0.66 to 0.76 of the original."""
@@ -42,7 +41,7 @@ class Version:
 
 
 def measure(
-    name: str, setup: Setup, ratios: Sequence[float] = RATIOS, widths: Sequence[int] = ()
+    name: str, setup: Setup, ratios: Sequence[float] = (), widths: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Return the section of one network: the original and its low-rank versions at every width.
 
@@ -51,7 +50,7 @@ def measure(
     Args:
         name: the network.
         setup: where the networks are.
-        ratios: shares of the parameters to keep.
+        ratios: shares of the parameters to keep; the network's own by default.
         widths: bits to convert at; the network's own by default.
 
     Raises:
@@ -60,8 +59,8 @@ def measure(
     start = time.perf_counter()
     source = networks.find(name, setup)
     methods = METHODS if source.calibration else METHODS[:1]
-    bits = widths or source.network.widths
-    versions = [Version(), *(Version(ratio=r, method=m) for r in ratios for m in methods)]
+    bits, chosen = widths or source.network.widths, ratios or source.network.ratios
+    versions = [Version(), *(Version(ratio=r, method=m) for r in chosen for m in methods)]
     with tempfile.TemporaryDirectory() as folder:
         measured = [_measure(version, source, bits, Path(folder)) for version in versions]
     return {

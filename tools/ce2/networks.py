@@ -36,6 +36,7 @@ class Network:
         preprocess: How images become inputs; "" where the data are arrays.
         preset: Options beside `--preset ce2`: what the table's sizes show of the published network,
             and float16 codebooks where each byte counts.
+        ratios: Shares of the parameters that its low-rank versions keep.
     """
 
     name: str
@@ -47,14 +48,27 @@ class Network:
     calibration: str = ""
     preprocess: str = ""
     preset: tuple[str, ...] = ()
+    ratios: tuple[float, ...] = (0.8, 0.7, 0.6, 0.4)
 
 
 HALF = ("--codebook-dtype", "float16")
 NETWORKS = {
     network.name: network
     for network in (
-        Network(name="vgg16", title="VGG16", tolerance=0.007, widths=tuple(range(2, 7))),
-        Network(name="resnet50", title="ResNet50", tolerance=0.007, widths=tuple(range(3, 9))),
+        Network(
+            name="vgg16",
+            title="VGG16",
+            tolerance=0.007,
+            widths=tuple(range(2, 7)),
+            ratios=(0.7,),  # each takes minutes
+        ),
+        Network(
+            name="resnet50",
+            title="ResNet50",
+            tolerance=0.007,
+            widths=tuple(range(3, 9)),
+            ratios=(0.7, 0.4),
+        ),
         Network(
             name="imagecomp",
             title="Image compression",
