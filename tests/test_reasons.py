@@ -16,6 +16,7 @@ JUDGES = ("reason_by_kind", "_by_role", "_by_option")
 FACTOR_JUDGES = (
     "_layer",
     "_reason_by_place",
+    "_reason_by_nodes",
     "_form",
     "_conv_form",
     "_gemm_form",
