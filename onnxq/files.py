@@ -196,6 +196,22 @@ def move_kept(document: Document, store: Store) -> None:
                 store.move(tensor)
 
 
+def move_out(document: Document, target: Path) -> None:
+    """Move a model's values to a data file of a target, so that it can be written often in little.
+
+    Raises:
+        InputError: an external tensor cannot be read.
+        OutputError: the file cannot be written; nothing is left of it.
+    """
+    store = DataFileStore(target)
+    try:
+        move_kept(document, store)
+        store.finish()
+    except BaseException:
+        store.abandon()
+        raise
+
+
 def data_name(output: Path, digest: str) -> str:
     """Return the name of an output's data file with a digest of its content.
 

@@ -264,7 +264,8 @@ def _bodies(all_scopes: list[Scope]) -> Callable[[NodeProto], Sequence[_Body]]:
     inner: dict[int, list[_Body]] = {}
     for scope in all_scopes:
         proto = scope.proto
-        body = _Body(scope=scope, inputs=_names(proto.input), outputs=_names(proto.output))
+        inputs, outputs = value_names(proto.input), value_names(proto.output)
+        body = _Body(scope=scope, inputs=inputs, outputs=outputs)
         if isinstance(proto, FunctionProto):
             functions[_domain(proto.domain), proto.name, proto.overload] = [body]
         elif scope.parent is not None:
@@ -363,7 +364,8 @@ def _named(scope: Scope, names: Sequence[str], index: int) -> tuple[Key, ...]:
     return ((scope.path, names[index]),) if is_there else ()
 
 
-def _names(values: Iterable[str | ValueInfoProto]) -> list[str]:
+def value_names(values: Iterable[str | ValueInfoProto]) -> list[str]:
+    """Return the names of a graph's or a function's inputs or outputs."""
     return [value if isinstance(value, str) else value.name for value in values]
 
 

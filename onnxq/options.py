@@ -98,10 +98,9 @@ class ConvertOptions:
                 raise _no_strings(key, getattr(self, key))
             _strings(key, getattr(self, key))
         if not isinstance(self.tensor_bits, tuple):
-            raise _no_pairs(self.tensor_bits)
-        for item in self.tensor_bits:
-            pattern, _ = _pair(item, self.tensor_bits)
-            _check_width(f"--tensor {pattern!r}", item[1])
+            raise _no_pairs(self.tensor_bits, "--tensor", "bits")
+        for pattern, bits in pattern_pairs(self.tensor_bits, "--tensor", "bits"):
+            _check_width(f"--tensor {pattern!r}", bits)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON-ready values, in field order."""
@@ -174,7 +173,7 @@ def make_options(given: Mapping[str, Any]) -> ConvertOptions:
         if key in chosen:
             chosen[key] = _strings(key, chosen[key])
     if "tensor_bits" in chosen:
-        chosen["tensor_bits"] = _pairs(chosen["tensor_bits"])
+        chosen["tensor_bits"] = _widths(chosen["tensor_bits"])
     return ConvertOptions(**chosen)
 
 
@@ -187,10 +186,15 @@ def parse_tensor_bits(text: str) -> tuple[str, int]:
     >>> parse_tensor_bits("conv*.weight=4")
     ('conv*.weight', 4)
     """
-    pattern, equals, bits = text.rpartition("=")
-    if not equals or not pattern or not bits.strip().isdecimal() or len(bits) > _MAX_DIGITS:
-        raise OptionError(f"--tensor: found {text!r}, expected PATTERN=BITS such as 'conv1.*=8'")
-    return pattern, int(bits)
+    return parse_pair(text, "--tensor", "PATTERN=BITS such as 'conv1.*=8'", _MAX_DIGITS)
+
+
+def parse_pair(text: str, option: str, expected: str, most_digits: int) -> tuple[str, int]:
+    """Return the pattern and the number of an argument; see `parse_tensor_bits`."""
+    pattern, equals, number = text.rpartition("=")
+    if not equals or not pattern or not number.strip().isdecimal() or len(number) > most_digits:
+        raise OptionError(f"{option}: found {text!r}, expected {expected}")
+    return pattern, int(number)
 
 
 def _strings(key: str, value: object) -> tuple[str, ...]:
@@ -205,26 +209,41 @@ def _no_strings(key: str, value: object) -> OptionError:
     return OptionError(f"{option}: found {value!r}, expected strings, none empty")
 
 
-def _pairs(value: object) -> tuple[tuple[str, int], ...]:
+def _widths(value: object) -> tuple[tuple[str, int], ...]:
+    found = pattern_pairs(value, "--tensor", "bits")
+    if not all(isinstance(bits, int) for _, bits in found):
+        raise _no_pairs(value, "--tensor", "bits")
+    return found
+
+
+def pattern_pairs(value: object, option: str, number: str) -> tuple[tuple[str, Any], ...]:
+    """Return pairs of a pattern and a number, whatever holds them.
+
+    What counts as a whole number elsewhere (numpy's) becomes an int; all else stays as it is.
+
+    Args:
+        value: a mapping, or pairs.
+        option: its name, for messages.
+        number: what the number is, for messages.
+
+    Raises:
+        OptionError: the value holds no such pairs.
+    """
     items = value.items() if isinstance(value, Mapping) else value
     if isinstance(items, str) or not isinstance(items, Iterable):
-        raise _no_pairs(value)
-    return tuple(_pair(item, value) for item in items)
+        raise _no_pairs(value, option, number)
+    found: list[tuple[str, Any]] = []
+    for item in items:
+        if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], str):
+            raise _no_pairs(value, option, number)
+        is_whole = hasattr(item[1], "__index__") and not isinstance(item[1], bool)
+        found.append((item[0], index(item[1]) if is_whole else item[1]))
+    return tuple(found)
 
 
-def _pair(item: object, value: object) -> tuple[str, int]:
-    """Return one pair; what counts as a whole number elsewhere (numpy's) becomes an int."""
-    if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], str):
-        raise _no_pairs(value)
-    try:
-        return item[0], item[1] if isinstance(item[1], bool) else index(item[1])
-    except TypeError as err:
-        raise _no_pairs(value) from err
-
-
-def _no_pairs(value: object) -> OptionError:
+def _no_pairs(value: object, option: str, number: str) -> OptionError:
     return OptionError(
-        f"--tensor: found {value!r}, expected a mapping or pairs of pattern and bits"
+        f"{option}: found {value!r}, expected a mapping or pairs of pattern and {number}"
     )
 
 

@@ -16,7 +16,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 from onnxq import tensors
 from onnxq.bitpack import PACKINGS
 from onnxq.forms import NATIVE_OPSETS, Form, is_plain
-from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope
+from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, value_names
 from onnxq.options import LayoutName
 from onnxq.pools import Pool
 from onnxq.trees import FLOAT16, UINT8, UINT16
@@ -38,8 +38,7 @@ def stands_alone(sight: Sight, node: NodeProto, uses: Uses) -> bool:
     A model's own Reshape or Slice behind a decoded tensor can look like a part of a larger form;
     then the tensor is used there as well.
     """
-    outputs = sight.scope.proto.output
-    taken = {value if isinstance(value, str) else value.name for value in outputs}
+    taken = set(value_names(sight.scope.proto.output))
     pending, seen = [node], {id(node)}
     while pending:
         current = pending.pop()

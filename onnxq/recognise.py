@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxq import tensors
 from onnxq.forms import ALIAS_NAME, Form, expression
-from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope, consumers, scopes
+from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope, consumers, scopes, value_names
 from onnxq.propose import Sight, Uses, is_root, look, proposals, reshaped, stands_alone
 from onnxq.trees import Const, Expr, Op, Output, Part, Value
 
@@ -100,13 +100,7 @@ def _without_internal(uses: Uses, found: list[Found], aliases: list[Found]) -> l
 
 
 def _is_output(item: Found) -> bool:
-    return item.name in output_names(item.scope)
-
-
-def output_names(scope: Scope) -> set[str]:
-    """Return the names of what a graph or function puts out."""
-    outputs = scope.proto.output
-    return {output if isinstance(output, str) else output.name for output in outputs}
+    return item.name in value_names(item.scope.proto.output)
 
 
 def _find_in(sight: Sight, document: Document, uses: Uses) -> Iterator[Found]:

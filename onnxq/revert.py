@@ -14,9 +14,9 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from onnxq import tensors
 from onnxq.encode import decode
-from onnxq.graphs import Document, consumers, scopes
+from onnxq.graphs import Document, consumers, scopes, value_names
 from onnxq.layout import Store, add_input, remove_inputs
-from onnxq.recognise import Found, output_names
+from onnxq.recognise import Found
 from onnxq.trees import UINT8, UINT16
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -101,7 +101,7 @@ def _unneeded(document: Document, found: Sequence[Found]) -> set[int]:
         if id(node) not in nodes
         for name in node.input
     }
-    needed.update(name for scope in scopes(document) for name in output_names(scope))
+    needed.update(name for scope in scopes(document) for name in value_names(scope.proto.output))
     needed -= finals
     while True:
         kept = [key for key, node in nodes.items() if needed.intersection(node.output)]
@@ -137,7 +137,7 @@ def _remove_unused(document: Document, names: set[str]) -> None:
     for scope in all_scopes:
         graph = scope.proto
         kept = {name for path, name in uses if path == scope.path}
-        kept |= {output if isinstance(output, str) else output.name for output in graph.output}
+        kept |= set(value_names(graph.output))
         if isinstance(graph, GraphProto):
             for index in reversed(range(len(graph.initializer))):
                 name = graph.initializer[index].name

@@ -148,13 +148,12 @@ def correlated(inputs: int, groups: int = 1, seed: int = 0, vectors: int = 20000
     """Return statistics of vectors that vary together and have a mean."""
     rng = np.random.default_rng((seed, inputs))
     few = max(1, inputs // 6)
-    moments, means = [], []
+    moments = []
     for _ in range(groups):
         mixed = rng.standard_normal((vectors, few)) @ rng.standard_normal((few, inputs))
         x = mixed + 0.3 * rng.standard_normal((vectors, inputs)) + 0.5
         moments.append(x.T @ x / vectors)
-        means.append(x.mean(axis=0))
-    return Statistics(second_moment=np.array(moments), mean=np.array(means), samples=vectors)
+    return Statistics(second_moment=np.array(moments), samples=vectors)
 
 
 def effective(layer: Layer, made: Factors) -> Array:

@@ -70,7 +70,7 @@ def floored(statistics: Statistics) -> Any:
 
 def diagonal(statistics: Statistics) -> Statistics:
     moment = np.einsum("gii->gi", statistics.second_moment).copy()
-    return Statistics(second_moment=moment, mean=statistics.mean, samples=statistics.samples)
+    return Statistics(second_moment=moment, samples=statistics.samples)
 
 
 # From the weights alone
@@ -196,9 +196,7 @@ def test_with_statistics_outputs_lose_less_at_every_rank(case: str) -> None:
 def test_without_correlation_statistics_change_nothing(case: str) -> None:
     layer, values, split = taken(case)
     even = np.broadcast_to(np.eye(layer.inputs), (layer.groups, layer.inputs, layer.inputs))
-    statistics = Statistics(
-        second_moment=even, mean=np.zeros((layer.groups, layer.inputs)), samples=100
-    )
+    statistics = Statistics(second_moment=even, samples=100)
     for rank in (1, 5):
         plain = factors.factorise(values, layer, split, rank)
         made = factors.factorise(values, layer, split, rank, statistics)
@@ -242,7 +240,7 @@ def test_the_fewer_vectors_were_seen_the_more_even_features_count(
     samples: int, share: float
 ) -> None:
     moment = np.array([[[4.0, 1.0], [1.0, 2.0]]])
-    full = Statistics(second_moment=moment, mean=np.zeros((1, 2)), samples=samples)
+    full = Statistics(second_moment=moment, samples=samples)
     assert np.allclose(full.floored(), moment + 3 * share * np.eye(2), rtol=1e-15)
     assert np.allclose(diagonal(full).floored(), [[4 + 3 * share, 2 + 3 * share]], rtol=1e-15)
 
@@ -265,7 +263,7 @@ def test_features_that_never_vary_do_no_harm() -> None:
     layer, values, split = taken("wide")
     moment = correlated(40).second_moment.copy()
     moment[:, :7] = moment[:, :, :7] = 0.0
-    statistics = Statistics(second_moment=moment, mean=np.zeros((1, 40)), samples=9)
+    statistics = Statistics(second_moment=moment, samples=9)
     made = factors.factorise(values, layer, split, 8, statistics)
     assert np.isfinite(made.first).all()
     assert np.isfinite(made.second).all()
@@ -274,9 +272,7 @@ def test_features_that_never_vary_do_no_harm() -> None:
 def test_inputs_of_nothing_but_zeros_count_alike() -> None:
     layer, values, split = taken("conv spatial-hw")
     inputs = layer.inputs
-    statistics = Statistics(
-        second_moment=np.zeros((1, inputs, inputs)), mean=np.zeros((1, inputs)), samples=9
-    )
+    statistics = Statistics(second_moment=np.zeros((1, inputs, inputs)), samples=9)
     made = factors.factorise(values, layer, split, 8, statistics)
     plain = factors.factorise(values, layer, split, 8)
     assert abs(made.weight_loss - plain.weight_loss) < ROUNDING

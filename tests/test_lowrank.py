@@ -170,7 +170,7 @@ def test_a_row_says_what_a_dense_computation_says(tmp_path: Path) -> None:
     assert row.snr_db == pytest.approx(-10 * math.log10(loss), abs=1e-9)
     x = correlated(96).astype(np.float64)
     # What the vectors did not show counts a little, too (`Statistics.floored`).
-    seen = Statistics(second_moment=(x.T @ x / 96)[None], mean=x.mean(axis=0)[None], samples=96)
+    seen = Statistics(second_moment=(x.T @ x / 96)[None], samples=96)
     moment = seen.floored()[0]
     loss = np.trace(error.T @ moment @ error) / np.trace(weight.T @ moment @ weight)
     assert row.output_snr_db == pytest.approx(-10 * math.log10(loss), abs=1e-6)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from onnxq.low_rank.factors import Factors
-from onnxq.low_rank.fits import key_of
 from onnxq.low_rank.layers import Layer
 from onnxq.low_rank.ranks import Key
 from onnxq.model import Weight
@@ -23,9 +22,7 @@ def factor_rows(
 ) -> tuple[FactorRow, ...]:
     """Return a row for each layer that has factors; `seen` are those whose inputs were known."""
     return tuple(
-        _row(layer, made[key_of(layer)], key_of(layer) in seen)
-        for layer in layers
-        if key_of(layer) in made
+        _row(layer, made[layer.key], layer.key in seen) for layer in layers if layer.key in made
     )
 
 

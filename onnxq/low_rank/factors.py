@@ -47,12 +47,10 @@ class Statistics:
 
     Args:
         second_moment: E[x x^T], [groups, inputs, inputs], or its diagonal, [groups, inputs].
-        mean: E[x], [groups, inputs].
         samples: how many vectors were seen.
     """
 
     second_moment: Array
-    mean: Array
     samples: int
 
     @property

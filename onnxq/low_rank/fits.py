@@ -26,11 +26,6 @@ INFLIGHT_BYTES = 1 << 30
 """Most bytes of layers that are taken apart at a time, unless a single one takes more."""
 
 
-def key_of(layer: Layer) -> Key:
-    """Return what names a layer, in this document or in the same model opened again."""
-    return layer.weight.graph, layer.weight.name
-
-
 def wanted_splits(layer: Layer, split: SplitName) -> tuple[Split, ...]:
     """Return the ways to factorise a layer that a caller allows.
 
@@ -63,7 +58,7 @@ class Fits:
         jobs: int,
     ) -> None:
         self._document, self._jobs, self._statistics = document, jobs, statistics
-        self.layers = {key_of(layer): layer for layer in layers}
+        self.layers = {layer.key: layer for layer in layers}
         self._splits = {key: wanted_splits(layer, split) for key, layer in self.layers.items()}
         self._kept: dict[tuple[Key, Split], Decomposition] = {}
         self._kept_bytes = 0

@@ -18,6 +18,7 @@ from onnx import NodeProto
 from onnxq import graphs, model, tensors
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope
 from onnxq.low_rank.attributes import Attributes, read_attributes
+from onnxq.low_rank.ranks import Key
 from onnxq.model import Weight
 from onnxq.selection import Skip, reason_by_kind, skip
 
@@ -76,6 +77,11 @@ class Layer:
     form: Shape
     splits: tuple[Split, ...]
     overhead_bytes: int
+
+    @property
+    def key(self) -> Key:
+        """What names the layer, in this document or in the same model opened again."""
+        return self.weight.graph, self.weight.name
 
     @property
     def kind(self) -> Kind:
@@ -171,6 +177,13 @@ def find(document: Document, weights: Sequence[Weight]) -> tuple[list[Layer], li
             else:
                 skips.append(skip(weight, *found))
     return layers, skips
+
+
+def known(document: Document, weights: Sequence[Weight], keys: Container[Key]) -> list[Layer]:
+    """Return the layers that `find` has found in the same model opened before; reads no values."""
+    uses = graphs.uses(graphs.scopes(document))
+    found = (_layer(w, uses[w.graph, w.name]) for w in weights if (w.graph, w.name) in keys)
+    return [layer for layer in found if isinstance(layer, Layer)]
 
 
 def _layer(weight: Weight, uses: Sequence[graphs.Use]) -> Layer | tuple[str, str]:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from onnxq.errors import OptionError
-from onnxq.options import ConvertOptions, ExternalData, make_options
+from onnxq.options import (
+    ConvertOptions,
+    ExternalData,
+    make_options,
+    parse_pair,
+    pattern_pairs,
+)
 from onnxq.validation.measure_options import MeasureOptions, make_measure_options
 
 SplitName = Literal["auto", "spatial", "channel"]
@@ -139,7 +145,7 @@ def make_low_rank_options(given: Mapping[str, Any]) -> LowRankOptions:
     chosen |= {key: getattr(shared, key) for key in _SHARED}
     chosen |= {key: getattr(measured, key) for key in _MEASURED}
     if "ranks" in chosen:
-        chosen["ranks"] = _pairs(chosen["ranks"])
+        chosen["ranks"] = pattern_pairs(chosen["ranks"], "--rank", "rank")
     return LowRankOptions(**chosen)
 
 
@@ -152,37 +158,13 @@ def parse_rank(text: str) -> tuple[str, int]:
     >>> parse_rank("conv*.weight=16")
     ('conv*.weight', 16)
     """
-    pattern, equals, rank = text.rpartition("=")
-    if not equals or not pattern or not rank.strip().isdecimal() or len(rank) > _MAX_DIGITS:
-        raise OptionError(f"--rank: found {text!r}, expected PATTERN=R such as 'conv1.*=16'")
-    return pattern, int(rank)
-
-
-def _pairs(value: object) -> tuple[tuple[str, int], ...]:
-    """Return pairs of pattern and rank, whole numbers of any kind as int."""
-    items = list(value.items()) if isinstance(value, Mapping) else value
-    if isinstance(items, str) or not isinstance(items, Sequence):
-        raise _no_pairs(value)
-    for item in items:
-        if not isinstance(item, (list, tuple)) or len(item) != 2 or not isinstance(item[0], str):
-            raise _no_pairs(value)
-    return tuple((pattern, _whole(rank)) for pattern, rank in items)
-
-
-def _whole(value: Any) -> Any:
-    """Return what counts as a whole number elsewhere (numpy's) as an int."""
-    is_whole = hasattr(value, "__index__") and not isinstance(value, bool)
-    return value.__index__() if is_whole else value
-
-
-def _no_pairs(value: object) -> OptionError:
-    return OptionError(f"--rank: found {value!r}, expected a mapping or pairs of pattern and rank")
+    return parse_pair(text, "--rank", "PATTERN=R such as 'conv1.*=16'", _MAX_DIGITS)
 
 
 def _check_between(option: str, value: object, end: float, expected: str) -> None:
     """Check that an option is left out or is a number above 0 and below its end."""
     if value is None:
         return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and 0 < value < end):  # type: ignore[operator]
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+    if not 0 < number < end:
         raise OptionError(f"{option}: found {value!r}, expected {expected}")

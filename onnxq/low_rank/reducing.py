@@ -20,7 +20,7 @@ from onnxq.graphs import Document
 from onnxq.low_rank import factor_rows, ranks, selecting, trials
 from onnxq.low_rank import layers as finding
 from onnxq.low_rank.factors import Factors
-from onnxq.low_rank.fits import Fits, key_of
+from onnxq.low_rank.fits import Fits
 from onnxq.low_rank.options import LowRankOptions
 from onnxq.low_rank.ranks import Choice, Chosen, Key
 from onnxq.low_rank.selecting import Selection
@@ -182,7 +182,7 @@ def _samples(request: Request, given: _Model) -> int:
 
 def _decided(request: Request, given: _Model, bench: Workbench) -> _Decided:
     options, selection = request.options, given.selection
-    keys = frozenset(key_of(layer) for layer in selection.layers)
+    keys = frozenset(layer.key for layer in selection.layers)
     stored = bench.statistics(keys)
     jobs = conversion.workers(ConvertOptions(jobs=options.jobs))
     fits = Fits(request.document, selection.layers, options.split, stored, jobs)
@@ -228,7 +228,7 @@ def _write(
     layers = given.selection.layers
     try:
         for layer in layers:
-            if key_of(layer) in made:
+            if layer.key in made:
                 _empty(layer.weight)
         files.move_kept(document, store)
         original = _original_bytes(document, kept)
@@ -286,8 +286,8 @@ def _statistics_notes(request: Request, given: _Model, seen: frozenset[Key]) -> 
     if request.options.data is None:
         return
     layers = given.selection.layers
-    hidden = sum(key_of(layer) not in seen for layer in layers)
-    wide = sum(layer.inputs > MOST_INPUTS and key_of(layer) in seen for layer in layers)
+    hidden = sum(layer.key not in seen for layer in layers)
+    wide = sum(layer.inputs > MOST_INPUTS and layer.key in seen for layer in layers)
     if hidden:
         what = "layer is" if hidden == 1 else "layers are"
         yield (

@@ -126,9 +126,8 @@ def whole_skips(
 ) -> Iterator[Skip]:
     """Yield why layers that might have become factors stay whole."""
     for layer in layers:
-        key = (layer.weight.graph, layer.weight.name)
-        if key not in chosen:
-            rank = given.get(key)
+        if layer.key not in chosen:
+            rank = given.get(layer.key)
             detail = (
                 "no rank is worth its loss"
                 if rank is None

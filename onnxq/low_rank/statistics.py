@@ -49,13 +49,12 @@ class Stored:
     """Hold where a layer's statistics lie, and how many vectors they were made of."""
 
     moment: Path
-    mean: Array
     samples: int
 
     def load(self) -> Statistics:
         """Return the statistics; their moments stay in the file until they are used."""
         moment = np.load(self.moment, mmap_mode="r")
-        return Statistics(second_moment=moment, mean=self.mean, samples=self.samples)
+        return Statistics(second_moment=moment, samples=self.samples)
 
 
 def collect(
@@ -83,7 +82,8 @@ def collect(
     seen = [layer for layer in layers if shown_uses(document, layer)]
     if not seen:
         return {}
-    target = _move_values(document, folder)
+    target = folder / "watched.onnx"
+    files.move_out(document, target)
     found: dict[Key, Stored] = {}
     done = 0
     for group in groups(seen):
@@ -98,7 +98,7 @@ def collect(
                 tell(batch.where, done)
         for item in sums:
             if item.vectors:
-                found[item.key] = item.stored(folder / f"moment{len(found)}.npy")
+                found[item.layer.key] = item.stored(folder / f"moment{len(found)}.npy")
     return found
 
 
@@ -142,10 +142,8 @@ class _Sums:
     """Sum up the input vectors of a layer, of all its uses."""
 
     def __init__(self, layer: Layer, uses: Sequence[Use]) -> None:
-        self.key = (layer.weight.graph, layer.weight.name)
         self.layer, self.uses, self.vectors = layer, uses, 0
         size = (layer.groups, layer.inputs)
-        self._mean = np.zeros(size)
         self._moment = np.zeros((*size, layer.inputs) if _is_paired(layer) else size)
 
     def add(self, values: Mapping[str, Any], samples: int, run: int) -> None:
@@ -154,7 +152,6 @@ class _Sums:
             rows = self._rows(use, np.asarray(values[use.activation]), samples, (run, number))
             rows = rows[:, np.isfinite(rows).all(axis=(0, 2))]
             self.vectors += rows.shape[1]
-            self._mean += rows.sum(axis=1)
             for group, block in enumerate(rows):
                 if _is_paired(self.layer):
                     self._moment[group] += block.T @ block
@@ -164,7 +161,7 @@ class _Sums:
     def stored(self, path: Path) -> Stored:
         """Write the moments and return the statistics."""
         np.save(path, self._moment / self.vectors)
-        return Stored(moment=path, mean=self._mean / self.vectors, samples=self.vectors)
+        return Stored(moment=path, samples=self.vectors)
 
     def _rows(self, use: Use, values: Array, samples: int, run: tuple[int, int]) -> Array:
         """Return input vectors as float64 [groups, vectors, inputs]."""
@@ -185,19 +182,6 @@ def _picker(name: str, run: tuple[int, int]) -> patches.Pick:
     """Return what draws vectors of a run and use, the same on every machine."""
     random = np.random.default_rng([zlib.crc32(name.encode("utf-8", "surrogatepass")), *run])
     return lambda total, count: np.sort(random.choice(total, count, replace=False))
-
-
-def _move_values(document: Document, folder: Path) -> Path:
-    """Move the values of a model to a file, so that it is written again and again in little."""
-    target = folder / "watched.onnx"
-    store = files.DataFileStore(target)
-    try:
-        files.move_kept(document, store)
-        store.finish()
-    except BaseException:
-        store.abandon()
-        raise
-    return target
 
 
 def _watched(document: Document, target: Path, sums: Sequence[_Sums]) -> Session:

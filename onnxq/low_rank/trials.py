@@ -19,8 +19,8 @@ from onnxq.errors import UnsupportedError
 from onnxq.graphs import Document
 from onnxq.low_rank import ranks, rewrite
 from onnxq.low_rank.factors import Factors
-from onnxq.low_rank.fits import Fits, Tell, key_of
-from onnxq.low_rank.layers import Layer, find
+from onnxq.low_rank.fits import Fits, Tell
+from onnxq.low_rank.layers import Layer, known
 from onnxq.low_rank.ranks import Chosen, Curve, Key
 from onnxq.validation.evaluation import evaluate
 from onnxq.validation.reference_runs import ReferenceRuns
@@ -44,14 +44,7 @@ class Trials:
 
     def __init__(self, document: Document, fits: Fits, folder: Path) -> None:
         self._document, self._fits, self._folder = document, fits, folder
-        self._target = folder / "tried.onnx"
-        store = files.DataFileStore(self._target)
-        try:
-            files.move_kept(document, store)
-            store.finish()
-        except BaseException:
-            store.abandon()
-            raise
+        files.move_out(document, folder / "tried.onnx")
 
     def noise(self, chosen: Chosen, runs: ReferenceRuns) -> float:
         """Return noise through signal of the output that has most of it.
@@ -67,8 +60,7 @@ class Trials:
         document = replace(self._document, proto=proto, folder=self._folder)
         store = files.DataFileStore(self._folder / "trial.onnx")
         try:
-            layers, _ = find(document, model.weights(document))
-            put(document, layers, made, store)
+            put(document, known(document, model.weights(document), made), made, store)
             store.finish()
             path = self._folder / "trial.onnx"
             files.write_bytes(path, files.serialize(proto, document.label))
@@ -83,8 +75,8 @@ def put(
     """Put the factors of a document's own layers in the place of their weights."""
     names = rewrite.Names(graphs.taken_names(document))
     for layer in layers:
-        if key_of(layer) in made:
-            rewrite.apply(document, layer, made[key_of(layer)], store, names)
+        if layer.key in made:
+            rewrite.apply(document, layer, made[layer.key], store, names)
 
 
 def output_noise(check: Check) -> float:

@@ -15,7 +15,7 @@ from onnxq.errors import UnsupportedError
 from onnxq.graphs import Document
 from onnxq.low_rank import layers as finding
 from onnxq.low_rank import statistics, trials
-from onnxq.low_rank.fits import Fits, Tell, key_of
+from onnxq.low_rank.fits import Fits, Tell
 from onnxq.low_rank.options import LowRankOptions
 from onnxq.low_rank.ranks import Chosen, Curve, Key
 from onnxq.low_rank.statistics import Stored
@@ -90,8 +90,7 @@ class Workbench:
         if self.options.data is None or self.opened is None or self.folder is None:
             return {}
         document = self.reopen()
-        layers, _ = finding.find(document, model.weights(document))
-        layers = [layer for layer in layers if key_of(layer) in keys]
+        layers = finding.known(document, model.weights(document), keys)
         samples = self.opened.runs.data_used().samples
         total = samples * statistics.walks(document, layers)
 
