@@ -1,0 +1,1 @@
+"""What weights are multiplied with, learnt by running a model on data."""
