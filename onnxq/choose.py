@@ -28,7 +28,8 @@ class Choice:
 
     `same_as` is the equal tensor whose storage this one shares; `storage` is the scope that
     holds the bytes. In a pool the tensor may have any of the `widths` (least and most bits);
-    `is_pooled` says that it is in one, of the form's width.
+    `is_pooled` says that it is in one, of the form's width. `is_weighted` and `has_feedback` say how
+    its codebook is fitted.
     """
 
     weight: Weight
@@ -39,6 +40,8 @@ class Choice:
     widths: tuple[int, int]
     same_as: Weight | None = None
     is_pooled: bool = False
+    is_weighted: bool = False
+    has_feedback: bool = False
 
     @property
     def original_bytes(self) -> int:

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal, TypeAlias
 
 from onnxq.bitpack import PACKINGS
-from onnxq.options import LayoutName
 from onnxq.pools import Pool, member_indices
 from onnxq.trees import (
     INT32,
@@ -33,6 +33,9 @@ from onnxq.trees import (
     scalar,
 )
 
+StoredLayout: TypeAlias = Literal["portable", "native", "bytes", "radix", "half"]
+"""Every layout that a tensor may be stored in; the first three are those a user can ask for."""
+
 MAX_NODE_BYTES = 2**30
 """onnxruntime folds a node at load only when its output is at most this large."""
 
@@ -48,10 +51,11 @@ class Form:
 
     `centroids` are those really used; `codebook_type` is the stored element type (`data_type` or
     FLOAT16 followed by a Cast). Where the indices stand in a `pool`, this is its tensor number
-    `member`.
+    `member`. With a `scale_axis` each position on that axis has a scale of `scale_type`, which may
+    be FLOAT16 as well.
     """
 
-    layout: LayoutName
+    layout: StoredLayout
     bit_width: int
     data_type: int
     codebook_type: int
@@ -60,6 +64,8 @@ class Form:
     opset: int
     pool: Pool | None = None
     member: int = 0
+    scale_axis: int | None = None
+    scale_type: int | None = None
 
     @property
     def elements(self) -> int:
@@ -88,14 +94,14 @@ class Form:
         return self.codebook_length * ITEM_BITS[self.codebook_type] // 8
 
 
-def is_plain(layout: LayoutName, bit_width: int) -> bool:
+def is_plain(layout: StoredLayout, bit_width: int) -> bool:
     """Tell whether the indices stand unpacked in the tensor's own shape."""
     return layout == "bytes" or bit_width in (8, 16)
 
 
 def canonical(
-    layout: LayoutName, bit_width: int, centroids: int, opset: int
-) -> tuple[LayoutName, int]:
+    layout: StoredLayout, bit_width: int, centroids: int, opset: int
+) -> tuple[StoredLayout, int]:
     """Return the (layout, bit_width) that name a form, so that one form has one name.
 
     Unpacked indices are called portable when 8 or 16 bits are needed and bytes, at the bits that

@@ -17,18 +17,20 @@ from onnxq import record_json
 from onnxq.choose import Choice, choose, too_large
 from onnxq.errors import InputError
 from onnxq.facts import gather_facts
-from onnxq.forms import Form
+from onnxq.forms import Form, StoredLayout
 from onnxq.graphs import Document
 from onnxq.model import Weight
-from onnxq.options import ConvertOptions, Init, LayoutName
+from onnxq.options import ConvertOptions, Init
 from onnxq.pooling import settle
 from onnxq.pools import Pool
 from onnxq.selection import Skip, check_patterns, reason_to_keep, skip, width_for
 from onnxq.trees import FLOAT16
 
-SCHEMA_VERSION = 2
-_READ_VERSIONS = (1, 2)
-"""Plans of version 1 know no pools; the default of `is_pooled` says so."""
+SCHEMA_VERSION = 3
+_READ_VERSIONS = (1, 2, 3)
+"""Plans of version 1 know no pools, those of version 2 no scales; the defaults say so."""
+_WIDE_TYPES = ("float32", "float64")
+"""Types that float16 is narrower than, and whose products onnxruntime computes at load."""
 Key = tuple[str, str]
 
 
@@ -41,6 +43,11 @@ class TensorPlan:
     storage this one shares; `storage_graph` is the graph that holds the storage; `ce2_bits` is the
     width that the published accounting counts where it is not `bit_width`. The tensors of a main
     graph or function that are `is_pooled` and of one bit width keep their indices in one pool.
+
+    With a `scale_axis` the codebook is fitted to the values over a scale for each position on that
+    axis, and `scale_dtype` is the type of the stored scales. Layout `half` stores the values as
+    float16: its `bit_width` is 16 and it has 0 `centroids`. `is_weighted` and `has_feedback` say
+    how a codebook is fitted with calibration data: with importance weights, with error feedback.
     """
 
     name: str
@@ -51,7 +58,7 @@ class TensorPlan:
     original_bytes: int
     bit_width: int
     centroids: int
-    layout: LayoutName
+    layout: StoredLayout
     codebook_dtype: str
     init: Init
     pdf_factor: float
@@ -60,6 +67,10 @@ class TensorPlan:
     ce2_bits: int | None = None
     same_as: tuple[str, str] | None = None
     is_pooled: bool = False
+    scale_axis: int | None = None
+    scale_dtype: str | None = None
+    is_weighted: bool = False
+    has_feedback: bool = False
 
     def __post_init__(self) -> None:
         """Raise InputError where a value is outside its range, as in an edited plan file."""
@@ -68,17 +79,36 @@ class TensorPlan:
             "elements": self.elements == math.prod(self.shape),
             "bit_width": 1 <= self.bit_width <= 16,
             "ce2_bits": self.ce2_bits is None or 1 <= self.ce2_bits <= 16,
-            "centroids": 1 <= self.centroids <= 1 << max(0, min(self.bit_width, 16)),
+            "layout": self._fits_layout(),
+            "centroids": self.layout == "half"
+            or 1 <= self.centroids <= 1 << max(0, min(self.bit_width, 16)),
             "codebook_dtype": self.codebook_dtype in (self.dtype, "float16"),
             "pdf_factor": math.isfinite(self.pdf_factor) and self.pdf_factor >= 0,
             "max_iterations": self.max_iterations >= 1,
             "same_as": self.same_as is None or len(self.same_as) == 2,
             "is_pooled": not self.is_pooled or (self.layout == "portable" and self.same_as is None),
+            "scale_axis": self.scale_axis is None or self._may_scale(self.scale_axis),
+            "scale_dtype": self.scale_dtype is None
+            if self.scale_axis is None
+            else self.scale_dtype in (self.dtype, "float16"),
         }
         for field, is_right in checks.items():
             if not is_right:
                 found = getattr(self, field)
                 raise InputError(f"plan: tensor {self.name!r}: {field} {found!r} is out of range")
+
+    def _fits_layout(self) -> bool:
+        """Tell whether the other fields are those of the layout."""
+        if self.layout != "half":
+            return True
+        is_stored = self.dtype in _WIDE_TYPES and self.codebook_dtype == "float16"
+        return is_stored and self.bit_width == 16 and self.centroids == 0
+
+    def _may_scale(self, axis: int) -> bool:
+        """Tell whether a tensor can have scales along an axis; one that shares storage has none."""
+        if self.layout == "half" or self.same_as is not None or self.dtype not in _WIDE_TYPES:
+            return False
+        return 0 <= axis < len(self.shape) and self.shape[axis] > 1
 
     @property
     def key(self) -> tuple[str, str]:
@@ -125,7 +155,7 @@ class Plan:
             InputError: the values are no plan, or one of another version.
         """
         if not isinstance(record, dict) or record.get("plan_version") not in _READ_VERSIONS:
-            raise InputError(f"{label}: is no onnxq plan of version 1 or {SCHEMA_VERSION}")
+            raise InputError(f"{label}: is no onnxq plan of version 1 to {SCHEMA_VERSION}")
         lists = {key: record.get(key) for key in ("tensors", "skipped")}
         for key, items in lists.items():
             if not isinstance(items, list):
@@ -213,7 +243,17 @@ def _record(choice: Choice, options: ConvertOptions) -> TensorPlan:
         ce2_bits=None if options.fewer_bits else width_for(weight, options),
         same_as=(choice.same_as.graph, choice.same_as.name) if choice.same_as else None,
         is_pooled=choice.is_pooled,
+        scale_axis=form.scale_axis,
+        scale_dtype=_scale_dtype(form, weight.dtype),
+        is_weighted=choice.is_weighted,
+        has_feedback=choice.has_feedback,
     )
+
+
+def _scale_dtype(form: Form, dtype: str) -> str | None:
+    if form.scale_axis is None:
+        return None
+    return dtype if form.scale_type == form.data_type else "float16"
 
 
 def places(plan: Plan, weights: Sequence[Weight]) -> dict[Key, tuple[Pool, int]]:
@@ -241,6 +281,7 @@ def form_of(
 ) -> Form:
     """Return the form that a tensor's plan asks for; `place` is what `places` says of it."""
     pool, member = place or (None, 0)
+    scale_type = FLOAT16 if planned.scale_dtype == "float16" else data_type
     return Form(
         layout=planned.layout,
         bit_width=planned.bit_width,
@@ -251,4 +292,6 @@ def form_of(
         opset=opset,
         pool=pool,
         member=member,
+        scale_axis=planned.scale_axis,
+        scale_type=None if planned.scale_dtype is None else scale_type,
     )

@@ -16,9 +16,9 @@ from functools import lru_cache
 
 from onnxq.choose import Choice
 from onnxq.emission import Emitter, Names, NodeRecord
-from onnxq.forms import Form, expression
+from onnxq.forms import Form, StoredLayout, expression
 from onnxq.graphs import Document, Holder, Scope, holder
-from onnxq.options import ConvertOptions, LayoutName
+from onnxq.options import ConvertOptions
 from onnxq.pools import POOL_OPSET, Pool, member_indices, node_bytes
 from onnxq.rate import constant_cost, expression_cost, node_cost, nominal_cost
 from onnxq.sharing import paying, tie
@@ -34,7 +34,7 @@ MAX_POOL_BYTES = 64 << 20
 _OUTPUT_BYTES = 5
 """A name of usual length among the outputs of Split."""
 
-Facility = tuple[bool, LayoutName, int]
+Facility = tuple[bool, StoredLayout, int]
 """Whether it is a pool, its layout, its bit width."""
 Tables = frozenset[Expr]
 

@@ -54,7 +54,9 @@ class TensorRow:
     `same_as` names the tensor whose indices and codebook it shares; its own bytes are then 0.
     `snr_db` is None where decoding is exact. `gap` is the distortion over the proven optimum,
     minus 1; None where that is not known. `distortion` is the sum of squared errors. `iterations`
-    are rounds of Lloyd or steps of the solver; None where they are not known.
+    are rounds of Lloyd or steps of the solver; None where they are not known. `scale_axis` is the
+    axis whose positions have a scale each; their bytes count as those of the codebook. Layout `half`
+    has no codebook: its values are its indices of 16 bits, its `centroids` are 0.
     """
 
     name: str
@@ -67,14 +69,17 @@ class TensorRow:
     index_bytes: int
     codebook_bytes: int
     snr_db: float | None
-    scheme: Literal["optimal", "bounded-pdf", "quantile", "uniform", "lossless", "unknown"]
-    layout: Literal["portable", "native", "bytes"]
+    scheme: Literal[
+        "optimal", "bounded-pdf", "quantile", "uniform", "lossless", "float16", "unknown"
+    ]
+    layout: Literal["portable", "native", "bytes", "radix", "half"]
     distortion: float | None = None
     gap: float | None = None
     iterations: int | None = None
     is_lossless: bool | None
     original_bytes: int
     same_as: str | None = None
+    scale_axis: int | None = None
 
     @property
     def stored_bytes(self) -> int:

@@ -9,13 +9,12 @@ import dataclasses
 from collections.abc import Sequence
 
 from onnxq.choose import Choice
-from onnxq.forms import expression
+from onnxq.forms import StoredLayout, expression
 from onnxq.graphs import Document, common_scope, holder
-from onnxq.options import LayoutName
 from onnxq.rate import expression_cost
 from onnxq.trees import Expr, shared_expressions
 
-Family = tuple[str, LayoutName, int]
+Family = tuple[str, StoredLayout, int]
 
 
 def tie(choices: Sequence[Choice]) -> list[Choice]:

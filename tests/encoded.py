@@ -158,23 +158,17 @@ class Evaluator:
 def planned(form: Form, name: str = "w", graph: str = "main", **changes: Any) -> TensorPlan:
     """Return the plan that asks for a form."""
     is_half = form.codebook_type != form.data_type
+    dtype = type_name(form.data_type)
     given: dict[str, Any] = {
+        "name": name, "graph": graph, "shape": form.shape, "dtype": dtype,
+        "elements": form.elements, "bit_width": form.bit_width, "centroids": form.centroids,
+        "layout": form.layout, "is_pooled": form.pool is not None,
+        "codebook_dtype": "float16" if is_half else dtype, "scale_axis": form.scale_axis,
+        "scale_dtype": None if form.scale_type is None else type_name(form.scale_type),
         "original_bytes": form.elements * FLOAT_TYPES[form.data_type].itemsize,
         "init": "optimal", "pdf_factor": 0.5, "max_iterations": 300, "storage_graph": graph,
     }  # fmt: skip
-    return TensorPlan(
-        name=name,
-        graph=graph,
-        shape=form.shape,
-        dtype=type_name(form.data_type),
-        elements=form.elements,
-        bit_width=form.bit_width,
-        centroids=form.centroids,
-        layout=form.layout,
-        is_pooled=form.pool is not None,
-        codebook_dtype="float16" if is_half else type_name(form.data_type),
-        **(given | changes),
-    )
+    return TensorPlan(**(given | changes))
 
 
 def encoded(form: Form, plan: TensorPlan | None = None, seed: int = 0) -> Encoded:

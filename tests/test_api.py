@@ -397,7 +397,7 @@ def test_plan_is_not_overwritten_without_force(tmp_path: Path) -> None:
         convert(graphs.tiny(), save_plan=plan)
     assert plan.read_text() == "precious"
     convert(graphs.tiny(), save_plan=plan, force=True)
-    assert json.loads(plan.read_text())["plan_version"] == 2
+    assert json.loads(plan.read_text())["plan_version"] == 3
 
 
 def test_part_of_a_plan_converts_that_part(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from onnxq.forms import expression
 from onnxq.options import make_options
 from onnxq.plan import Plan, TensorPlan, form_of, make_plan
 from onnxq.replay import match_plan
-from onnxq.trees import FLOAT, FLOAT16
+from onnxq.trees import BFLOAT16, FLOAT, FLOAT16
 from tests import graphs
 from tests.encoded import make_form, planned
 
@@ -133,7 +133,7 @@ def test_plan_comes_back_from_json(case: graphs.Case) -> None:
         (None, "is no onnxq plan of version 1"),
         ([], "is no onnxq plan"),
         ({}, "is no onnxq plan"),
-        ({"plan_version": 3, "tensors": [], "skipped": []}, "is no onnxq plan of version 1 or 2"),
+        ({"plan_version": 4, "tensors": [], "skipped": []}, "is no onnxq plan of version 1 to 3"),
         ({"plan_version": 1}, "is a damaged onnxq plan"),
         ({"plan_version": 1, "tensors": 3, "skipped": []}, "is a damaged onnxq plan"),
         ({"plan_version": 1, "tensors": ["w"], "skipped": []}, r"tensors\[0\]: found 'w'"),
@@ -175,3 +175,51 @@ def test_form_of_a_plan_is_the_form_that_was_chosen(codebook: int) -> None:
             assert expression(form_of(planned(form), 25, FLOAT)) == expression(form)
     half = make_form(data_type=FLOAT16)
     assert form_of(planned(half), 17, FLOAT16) == half
+
+
+# What may stand in a plan
+
+
+ALLOWED: dict[str, dict[str, Any]] = {
+    "scales": {"scale_axis": 1, "scale_dtype": "float32"},
+    "float16 scales": {"scale_axis": 0, "scale_dtype": "float16"},
+    "a pool and scales": {"is_pooled": True, "scale_axis": 0, "scale_dtype": "float16"},
+    "calibration": {"is_weighted": True, "has_feedback": True},
+    "float16 values": {
+        "layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_new_fields_of_a_plan_come_back_from_json(what: str) -> None:
+    one = planned(make_form("portable", 4, (3, 5)), **ALLOWED[what])
+    plan = Plan(tensors=(one,), skips=())
+    assert reread(plan) == plan
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "scale_axis 2": {"scale_axis": 2, "scale_dtype": "float32"},
+    "scale_axis -1": {"scale_axis": -1, "scale_dtype": "float32"},
+    "scale_axis 1": {"shape": (15, 1), "scale_axis": 1, "scale_dtype": "float32"},
+    "scale_axis 0": {"same_as": ("main", "v"), "scale_axis": 0, "scale_dtype": "float32"},
+    "scale_dtype None": {"scale_axis": 0},
+    "scale_dtype 'float32'": {"scale_dtype": "float32"},
+    "scale_dtype 'float64'": {"scale_axis": 0, "scale_dtype": "float64"},
+    "layout 'half'": {"layout": "half", "bit_width": 16, "codebook_dtype": "float16"},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_value_out_of_range_is_refused(message: str) -> None:
+    with pytest.raises(InputError, match=f"plan: tensor 'w': {message} is out of range"):
+        planned(make_form("portable", 4, (3, 5)), **REFUSED[message])
+
+
+@pytest.mark.parametrize("data_type", [FLOAT16, BFLOAT16])
+def test_half_and_scales_are_for_wide_types(data_type: int) -> None:
+    form = make_form("portable", 4, (3, 5), data_type=data_type)
+    with pytest.raises(InputError, match="scale_axis 0 is out of range"):
+        planned(form, scale_axis=0, scale_dtype="float16")
+    with pytest.raises(InputError, match="layout 'half' is out of range"):
+        planned(form, **ALLOWED["float16 values"])
