@@ -18,7 +18,7 @@ from onnxq.clustering.feedback import (
 from onnxq.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-BOOK = np.float32([-1.5, -0.5, -0.1, 0.2, 0.6, 1.7])
+BOOK: Array = np.array([-1.5, -0.5, -0.1, 0.2, 0.6, 1.7], np.float32)
 
 
 def layer(groups: int, outputs: int, inputs: int, seed: int = 0) -> tuple[Array, Array]:
@@ -187,8 +187,8 @@ def test_refitting_lowers_the_error_and_leaves_unused_centroids() -> None:
 
 
 def test_centroids_are_put_in_order_with_their_indices() -> None:
-    book = np.float32([3.0, 1.0, 3.0, -2.0, 7.0])
-    indices = np.uint8([[0, 1], [2, 3], [3, 1]])
+    book: Array = np.array([3.0, 1.0, 3.0, -2.0, 7.0], np.float32)
+    indices = np.array([[0, 1], [2, 3], [3, 1]], np.uint8)
     found, kept = ascending(indices, book)
     assert kept.tolist() == [-2.0, 1.0, 3.0]
     np.testing.assert_array_equal(kept[found], book[indices])

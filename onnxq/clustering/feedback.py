@@ -234,7 +234,9 @@ class _Normal:
         return self._summed(self._indices[:, start:stop], pulled)
 
     def _summed(self, indices: Indices, weights: Floats) -> Floats:
-        return np.bincount(indices.reshape(-1), weights.reshape(-1), minlength=self._size)
+        flat = indices.reshape(-1)
+        summed = np.bincount(flat, weights=weights.reshape(-1), minlength=self._size)
+        return np.asarray(summed, np.float64)
 
 
 def _conjugate(system: _Normal, residual: Floats, book: Floats) -> Floats:
