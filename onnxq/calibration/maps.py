@@ -18,8 +18,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from onnxq import graphs
+from onnxq.calibration.attributes import Attributes, read_attributes
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Key, Scope
-from onnxq.low_rank.attributes import Attributes, read_attributes
 from onnxq.model import Weight
 
 Array = np.ndarray[Any, np.dtype[Any]]

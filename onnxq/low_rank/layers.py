@@ -16,8 +16,8 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxq import graphs, model, tensors
+from onnxq.calibration.attributes import Attributes, read_attributes
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope
-from onnxq.low_rank.attributes import Attributes, read_attributes
 from onnxq.low_rank.ranks import Key
 from onnxq.model import Weight
 from onnxq.selection import Skip, reason_by_kind, skip

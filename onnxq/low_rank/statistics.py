@@ -18,10 +18,10 @@ import numpy as np
 from onnx import ValueInfoProto
 
 from onnxq import files, runtime
+from onnxq.calibration import patches
 from onnxq.data.batches import Batch, Dataset
 from onnxq.errors import InputError, UnsupportedError
 from onnxq.graphs import Document
-from onnxq.low_rank import patches
 from onnxq.low_rank.factors import Statistics
 from onnxq.low_rank.layers import Layer, Use
 from onnxq.low_rank.ranks import Key

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from onnxq.low_rank.attributes import read_attributes
+from onnxq.calibration.attributes import read_attributes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Pick = Callable[[int, int], Array]

@@ -10,7 +10,7 @@ import onnx.helper
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from onnxq.low_rank import patches
+from onnxq.calibration import patches
 
 
 def every(total: int, count: int) -> Any:
