@@ -251,9 +251,11 @@ def filled(
         worth: as in `moves`.
     """
     now = moves(fronts, picks, worth)
-    # A move that does not fit now will not fit later: what its tensor has taken by then, it took
-    # from the same bytes.
-    able = np.flatnonzero((now.gain > 0) & (now.cost <= left) & (fronts.owner != _tensor(fixed)))
+    # A move that does not fit now fits later only by what moves of picks off the fronts save: what
+    # its own tensor has taken by then, it took from the same bytes.
+    wanted = (now.gain > 0) & (fronts.owner != _tensor(fixed))
+    saved = -int(now.cost[wanted & (now.cost < 0)].sum())
+    able = np.flatnonzero(wanted & (now.cost <= left + saved))
     cost, gain, owner = now.cost[able], now.gain[able], fronts.owner[able]
     taken: list[int] = []
     while True:
