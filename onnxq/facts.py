@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxq.clustering.cluster import count_distinct
-from onnxq.clustering.survey import sample
+from onnxq.clustering.grids import sample
 from onnxq.graphs import Document
 from onnxq.model import Weight, read
 from onnxq.options import ConvertOptions

@@ -24,11 +24,12 @@ from onnxq.clustering.codebook import (
     distortion,
     working_dtype,
 )
+from onnxq.clustering.grids import sample
 from onnxq.clustering.kernels import compiled, is_worthwhile, least_weight_path
 from onnxq.clustering.ladder import Ladder
 from onnxq.clustering.lloyd import lloyd, start
 from onnxq.clustering.optimal import solve
-from onnxq.clustering.survey import FINE, Survey, distinct, sample, survey
+from onnxq.clustering.survey import FINE, Survey, distinct, survey
 from onnxq.clustering.windows import Stream
 from onnxq.errors import InputError, OptionError
 from onnxq.parallel import blocks

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.clustering.grids import SAMPLE, Grid, core, grid_over, power_scale, sample
 from onnxq.clustering.kernels import (
     CELL_BITS,
     COUNT_SHIFT,
@@ -37,9 +38,6 @@ from onnxq.parallel import blocks, ordered_map
 
 Array: TypeAlias = NDArray[Any]
 
-SAMPLE = 1 << 16
-"""Values looked at before a pass over all of them is chosen."""
-
 FINE = 4096
 """Centroids beyond which the histogram is coarser, so that memory stays in bounds."""
 
@@ -52,7 +50,6 @@ _SORTED = 1 << 18
 _STEADY = 256
 _FEW = 1 << 17
 _MANY = 1024
-_TRIMS = (2.0**-12, 2.0**-10, 2.0**-8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +108,6 @@ def cells_for(k: int) -> int:
     return max(share * k, 1 << 16)
 
 
-def sample(flat: Array) -> Array:
-    """Return at most 65,536 values spread over the array, off any regular stride."""
-    if flat.size <= SAMPLE:
-        return flat
-    steps = np.arange(SAMPLE)
-    # The golden ratio's multiples are spread evenly: no row length of a matrix is in step.
-    places = (steps + (steps * 0.6180339887498949) % 1.0) * (flat.size / SAMPLE)
-    picked: Array = flat[np.minimum(places.astype(np.intp), flat.size - 1)]
-    return picked
-
-
 def distinct(flat: Array, limit: int) -> tuple[Array, NDArray[np.int64]]:
     """Return the distinct values by bit pattern, in no order, and how often each occurs.
 
@@ -163,7 +149,7 @@ def _of_table(values: Array, counts: NDArray[np.int64]) -> Survey:
     if not finite.any():
         return Survey(points=None, infinities=infinities, is_exact=True)
     positions, weights = positions[finite] + 0.0, weights[finite]
-    scale = _scale(max(-positions[0], positions[-1]))
+    scale = power_scale(max(-positions[0], positions[-1]))
     points = spectrum(*_merged(positions / scale, weights), scale=scale)
     return Survey(points=points, infinities=infinities, is_exact=True)
 
@@ -180,14 +166,8 @@ def _of_sorted(flat: Array) -> Survey:
     if low == high:
         return Survey(points=None, infinities=infinities, is_exact=True)
     ordered = ordered[low:high]
-    stream = SortedStream(ordered, _scale(max(-float(ordered[0]), float(ordered[-1]))))
+    stream = SortedStream(ordered, power_scale(max(-float(ordered[0]), float(ordered[-1]))))
     return Survey(points=_held(stream), infinities=infinities, is_exact=True)
-
-
-def _scale(largest: float) -> float:
-    """Return the power of two that keeps squares of float64 values within range."""
-    exponent = math.frexp(largest)[1]
-    return math.ldexp(1.0, min(max(exponent, -1000), 1000)) if abs(exponent) > 200 else 1.0
 
 
 def _held(stream: Stream) -> Spectrum | Stream:
@@ -206,67 +186,32 @@ def _merged(positions: Array, weights: Array) -> tuple[Array, Array]:
 def _of_cells(flat: Array, cells: int, jobs: int) -> Survey:
     """Survey a large array by histogram; by sorting where its range defeats one."""
     filled = None
-    core = _core(sample(flat))
-    if core is not None:
-        low, high = core
+    span = core(sample(flat))
+    if span is not None:
+        low, high = span
         margin = (high - low) / 8 or abs(low) * 2.0**-20 or 2.0**-60
-        filled = _fill(flat, _grid(low - margin, high + margin, cells), jobs)
+        filled = _fill(flat, grid_over(low - margin, high + margin, cells), jobs)
     if filled is None or filled.outside > filled.tail.size:
         low, high, infinities = _range(flat)
-        filled = _fill(flat, _grid(low, math.nextafter(high, math.inf), cells), jobs)
+        filled = _fill(flat, grid_over(low, math.nextafter(high, math.inf), cells), jobs)
         if filled is None:
             return _of_sorted(flat)
         filled = replace(filled, tail=infinities)
     return _condense(filled)
 
 
-def _core(few: Array) -> tuple[float, float] | None:
-    """Return the range of a sample, without up to 0.4 % at each end where that halves it."""
-    few = np.sort(few[np.isfinite(few)])
-    if not few.size:
-        return None
-    low, high = float(few[0]), float(few[-1])
-    for share in _TRIMS:
-        skip = int(few.size * share)
-        inner_low, inner_high = float(few[skip]), float(few[-1 - skip])
-        if 0 < 2 * (inner_high - inner_low) < high - low:
-            low, high = inner_low, inner_high
-    return low, high
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Grid:
-    """Hold cells of width `width` (a power of two) from `low` (a multiple of it) upwards."""
-
-    low: float
-    width: float
-    cells: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Filled:
     """Hold a grid's counts and sums, and the values outside as far as they were kept."""
 
-    grid: _Grid
+    grid: Grid
     packed: NDArray[np.uint64]
     heavy: Heavy
     tail: Array
     outside: int
 
 
-def _grid(low: float, high: float, cells: int) -> _Grid | None:
-    """Return 0.75 to 1.5 times `cells` cells over a range, or None where float64 cannot."""
-    spread = high - low
-    if not (math.isfinite(spread) and spread > 2.0**-900):
-        return None
-    width = math.ldexp(1.0, math.floor(math.log2(spread / (0.75 * cells))))
-    bottom = math.floor(low / width)
-    if abs(bottom) > 2**52:
-        return None
-    return _Grid(low=bottom * width, width=width, cells=math.floor(high / width) - bottom + 1)
-
-
-def _fill(flat: Array, grid: _Grid | None, jobs: int) -> _Filled | None:
+def _fill(flat: Array, grid: Grid | None, jobs: int) -> _Filled | None:
     """Lay all values into the grid; integer sums make the result independent of `jobs`."""
     if grid is None:
         return None
