@@ -11,6 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from onnxq.calibration import patches
+from tests import runs
 
 
 def every(total: int, count: int) -> Any:
@@ -94,3 +95,95 @@ def test_vectors_are_rows_or_columns_of_every_matrix() -> None:
 
 def test_a_single_vector_is_one_row() -> None:
     np.testing.assert_array_equal(patches.of_matrix(np.arange(3), -1, 9, every), [[0, 1, 2]])
+
+
+def outputs_of_turned(values: Any, kernel: tuple[int, ...], **attributes: Any) -> Any:
+    """Return [samples, channels x kernel, *positions] of a ConvTranspose that copies elements."""
+    channels, size = values.shape[1], int(np.prod(kernel))
+    weight = np.zeros((channels, channels, size, size), np.float32)
+    for channel in range(channels):
+        weight[channel, channel] = np.eye(size)  # output (channel, place) has that place alone
+    weight = weight.reshape(channels, channels * size, *kernel)
+    node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
+    graph = onnx.helper.make_graph(
+        [node],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, None)],
+        [onnx.helper.make_tensor_value_info("y", 1, None)],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    imports = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+    (found,) = runs.run(model, {"x": values}).values()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "attributes"),
+    [
+        ((3, 3), {}),
+        ((3, 2), {"strides": [2, 3]}),
+        ((4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ((3, 3), {"strides": [2, 2], "pads": [1, 0, 2, 1], "output_padding": [1, 1]}),
+        ((2, 3), {"strides": [3, 1], "dilations": [1, 2]}),
+        ((3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        ((3, 4), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+        ((3, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
+        ((3, 3), {"output_shape": [10, 12], "strides": [2, 2]}),
+        ((5,), {"strides": [4], "pads": [2, 1]}),
+        ((2, 1, 3), {"strides": [1, 2, 2]}),
+    ],
+    ids=str,
+)
+def test_what_meets_in_outputs_of_a_transposed_convolution(
+    kernel: tuple[int, ...], attributes: dict[str, Any]
+) -> None:
+    sizes = (5, 6, 4)[: len(kernel)]
+    values = np.random.default_rng(0).normal(size=(2, 3, *sizes)).astype(np.float32)
+    node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], **attributes)
+    found = patches.of_transposed(values, patches.turned(node, kernel), 10**6, every)
+    expected = outputs_of_turned(values, kernel, **attributes)
+    size = expected.shape[1]
+    np.testing.assert_array_equal(
+        found.reshape(2, -1, size), expected.reshape(2, size, -1).transpose(0, 2, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "shape"),
+    [
+        ((2,), (2, 3, 5)),
+        ((2, 1, 4), (2, 6, 4, 3, 5)),
+        ((2, 4), (7, 1, 4, 3, 5)),
+        ((2, 4), (3, 5)),
+        ((2, 4), (5,)),
+        ((1, 4), (2, 4, 3, 5)),
+    ],
+    ids=str,
+)
+def test_each_matrix_of_a_batch_meets_the_vectors_of_its_products(
+    batch: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(0)
+    values, weight = random.normal(size=shape), random.normal(size=(*batch, 5, 6))
+    found = patches.of_matrices(values, -1, batch, 10**6, every)
+    assert found.shape[0] == np.prod(batch)
+    # Sums over all products tell which vector met which matrix.
+    made = found @ weight.reshape(-1, 5, 6)
+    expected = np.matmul(values, weight)
+    np.testing.assert_allclose(made.sum(), expected.sum(), rtol=1e-9)
+    np.testing.assert_allclose(np.sort(made, axis=None), np.sort(expected, axis=None), rtol=1e-9)
+
+
+def test_columns_meet_a_batch_from_the_left() -> None:
+    random = np.random.default_rng(0)
+    values, weight = random.normal(size=(2, 5, 3)), random.normal(size=(2, 6, 5))
+    found = patches.of_matrices(values, -2, (2,), 10**6, every)
+    expected = np.matmul(weight, values)
+    np.testing.assert_allclose(found @ weight.transpose(0, 2, 1), expected.transpose(0, 2, 1))
+
+
+def test_of_many_vectors_of_a_batch_some_are_chosen() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 9, 5))
+    found = patches.of_matrices(values, -1, (2,), 4, first)
+    np.testing.assert_array_equal(found, values[:, :4])
