@@ -30,11 +30,13 @@ def is_open(planned: TensorPlan, weight: Weight, *, is_saved: bool = False) -> b
 
     `optimal` uses every centroid it is given, but float64 values of very different magnitude may
     fall together, and a saved plan may have been made for values of which more were distinct. Other
-    starts leave clusters empty, and rounding to float16 merges centroids.
+    starts leave clusters empty, rounding to float16 merges centroids, and how many values are
+    distinct once they are divided by scales was not counted.
     """
     if planned.same_as is not None:
         return False
     is_sure = planned.init == "optimal" and planned.dtype != "float64" and not is_saved
+    is_sure = is_sure and planned.is_plain
     if is_sure and not planned.has_half_codebook:
         return False
     if planned.is_pooled:  # its codebook is never filled up
@@ -100,7 +102,8 @@ def working_bytes(planned: TensorPlan) -> int:
     """Return at least what encoding a tensor takes at its peak (docs/clustering.md).
 
     That is its values and, at different times, 1.5 times as much for clustering, or indices and
-    planes; besides 24 MiB for blocks and windows, which a small tensor does not fill.
+    planes; the values over their scales where there are any; besides 24 MiB for blocks and windows, which a small tensor does not fill.
     """
     size = planned.original_bytes
-    return 3 * size + min(24 << 20, 32 * size)
+    times = 3 if planned.scale_axis is None else 4
+    return times * size + min(24 << 20, 32 * size)

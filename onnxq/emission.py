@@ -18,7 +18,10 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRecord:
-    """Hold one node to add; only alias nodes have a node name, only a tensor's last one a `doc`."""
+    """Hold one node to add; only marked and alias nodes have a node name.
+
+    Only a tensor's last node has a `doc`.
+    """
 
     op_type: str
     inputs: tuple[str, ...]
@@ -137,7 +140,10 @@ class Emitter:
         inputs = tuple(self._visit(item, own, emission) for item in op.inputs)
         names = (output,) if output else tuple(self._names.take() for _ in range(op.outputs))
         nodes = emission.shared_nodes if op.is_shared else emission.nodes
-        nodes.append(
-            NodeRecord(op_type=op.op_type, inputs=inputs, outputs=names, attributes=op.attributes)
+        record = NodeRecord(
+            op_type=op.op_type, inputs=inputs, outputs=names, attributes=op.attributes
         )
+        if op.is_marked:
+            record = replace(record, name=ALIAS_NAME + self._names.take())
+        nodes.append(record)
         return names

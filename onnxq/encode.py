@@ -5,27 +5,24 @@ Owns the bytes of an encoded tensor. It obeys the plan: nothing is decided here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from onnxq import bitpack
+from onnxq import bitpack, losses
 from onnxq.clustering import codebook
 from onnxq.clustering.cluster import Clustering, ClusterOptions, fit, halved, indexed
+from onnxq.errors import InputError
 from onnxq.forms import MAX_NODE_BYTES, Form, tile_rows, used_form
 from onnxq.options import Init
-from onnxq.parallel import blocks
 from onnxq.plan import TensorPlan
 from onnxq.pools import Pool
+from onnxq.scaling import channel_scales, joined_scales, normalised, rescaled, scale_parts
 from onnxq.trees import FLOAT16
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_LEAST_NOISE = 2.0**-900
-"""Sums of squares below this may have lost some to underflow."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,13 +56,41 @@ class Encoded:
 def fitted(values: Array, planned: TensorPlan, *, jobs: int = 1) -> Clustering:
     """Return the clustering that a tensor's plan asks for, on float16 centroids where it says so.
 
-    The same values and plan give the same clustering, with any `jobs`.
+    With a `scale_axis` it is that of the values over their scales. The same values and plan give
+    the same clustering, with any `jobs`.
+
+    Raises:
+        InputError: the plan asks for a codebook that only calibration data gives.
     """
+    scales = tensor_scales(values, planned)
+    return _fitted(values if scales is None else normalised(values, scales), planned, jobs)
+
+
+def tensor_scales(values: Array, planned: TensorPlan) -> Array | None:
+    """Return the stored scales of a tensor, as broad as its values; None where it has none."""
+    if planned.scale_axis is None:
+        return None
+    is_half = planned.scale_dtype == "float16"
+    stored = np.dtype(np.float16) if is_half else values.dtype
+    return channel_scales(values, planned.scale_axis, stored)
+
+
+def _fitted(values: Array, planned: TensorPlan, jobs: int) -> Clustering:
+    """Return the clustering of values that are normalised where the plan has scales."""
+    if planned.needs_calibration:
+        raise _no_calibration(planned)
     options = ClusterOptions(
         init=planned.init, pdf_factor=planned.pdf_factor, max_iterations=planned.max_iterations
     )
     found = fit(values, planned.centroids, options, jobs=jobs)
     return halved(values, found, jobs=jobs) if planned.has_half_codebook else found
+
+
+def _no_calibration(planned: TensorPlan) -> InputError:
+    return InputError(
+        f"tensor {planned.name!r}: its codebook was planned with calibration data, and none was "
+        "given; give the data, or set is_weighted and has_feedback to false in the plan"
+    )
 
 
 def encode(
@@ -83,64 +108,68 @@ def encode(
         planned: what was decided for it.
         form: the planned form; the centroids really used replace the planned number.
         known: what `fitted` gave for these values, with or without indices, so that they are not
-            fitted again.
+            fitted again; or another clustering of them. With a `scale_axis` it is one of the values
+            over their `tensor_scales`. Its indices need not be the nearest ones.
         jobs: threads, which never change the bytes.
+
+    Raises:
+        InputError: the plan asks for calibration data, and `known` is not given, or has no indices
+            where they depend on that data.
     """
-    if known is None:
-        found = fitted(values, planned, jobs=jobs)
-    else:
-        found = indexed(values, known, jobs=jobs)
+    scales = tensor_scales(values, planned)
+    normal = values if scales is None else normalised(values, scales)
+    found = _known(normal, planned, known, jobs)
     stored_type = np.float16 if form.codebook_type == FLOAT16 else found.centroids.dtype
     used = used_form(form, found.centroids.size)
     book = np.zeros(used.codebook_length, stored_type)
     book[: found.centroids.size] = found.centroids
     payloads = {"codebook": book, **planes(found.indices, used)}
+    if scales is not None:
+        payloads |= scale_parts(scales, used)
+    loss = _loss(values, planned, found, scales)
     return Encoded(
         planned=planned,
         form=used,
         payloads=payloads,
         payload_bytes=stored_bytes(payloads, used),
-        distortion=found.distortion,
-        snr_db=None if found.is_lossless else snr_db(values, found),
-        gap=found.gap,
-        is_lossless=found.is_lossless,
+        distortion=loss.distortion,
+        snr_db=loss.snr_db,
+        gap=found.gap if planned.is_plain else 0.0 if loss.is_lossless else None,
+        is_lossless=loss.is_lossless,
         iterations=found.iterations,
     )
 
 
-def snr_db(values: Array, found: Clustering) -> float | None:
-    """Return 10 log10(signal power / distortion) in dB over finite values; None if exact.
+def _known(normal: Array, planned: TensorPlan, known: Clustering | None, jobs: int) -> Clustering:
+    """Return the clustering of a tensor with its indices."""
+    if known is None:
+        return _fitted(normal, planned, jobs)
+    if planned.has_feedback and known.indices.size != normal.size:
+        raise _no_calibration(planned)
+    return indexed(normal, known, jobs=jobs)
 
-    Where squares leave the range of float64, values are scaled; where even that is not enough, the
-    ratio is that of the largest value to the largest residual.
+
+def _loss(
+    values: Array, planned: TensorPlan, found: Clustering, scales: Array | None
+) -> losses.Loss:
+    """Return what decoding loses of the values themselves.
+
+    A clustering that calibration data gave may have weighed errors, and one of values over their
+    scales has other errors: both are decoded and measured.
     """
-    power, noise = codebook.signal_power(values), found.distortion
-    if power < math.inf and _LEAST_NOISE < noise < math.inf:
-        return 10 * (math.log10(power) - math.log10(noise))
-    peak, residual = _peaks(values, found)
-    if residual == 0:
-        return None
-    scale = values.dtype.type(math.ldexp(1.0, max(math.frexp(peak)[1] - 2, -1074)))
-    values, book = values / scale, found.centroids / scale
-    noise = codebook.distortion(values, found.indices, book)
-    if noise < _LEAST_NOISE:
-        return 20 * (math.log10(peak) - math.log10(residual))
-    return 10 * (math.log10(codebook.signal_power(values)) - math.log10(noise))
+    if planned.is_plain:
+        ratio = None if found.is_lossless else snr_db(values, found)
+        return losses.Loss(distortion=found.distortion, snr_db=ratio, is_lossless=found.is_lossless)
+    decoded = codebook.decode(found.indices, found.centroids).reshape(values.shape)
+    return losses.measured(values, decoded if scales is None else rescaled(decoded, scales))
 
 
-def _peaks(values: Array, found: Clustering) -> tuple[float, float]:
-    """Return the largest magnitude among finite values and among their residuals."""
-    peak = residual = 0.0
-    flat, picks = values.reshape(-1), found.indices.reshape(-1)
-    for start, stop in blocks(flat.size, codebook.BLOCK):
-        part = flat[start:stop].astype(np.float64)
-        is_finite = np.isfinite(part)
-        part, near = part[is_finite], found.centroids[picks[start:stop][is_finite]]
-        if part.size:
-            peak = max(peak, float(np.abs(part).max()))
-            with np.errstate(over="ignore"):
-                residual = max(residual, float(np.abs(part - near.astype(np.float64)).max()))
-    return peak, residual
+def snr_db(values: Array, found: Clustering) -> float | None:
+    """Return 10 log10(signal power / distortion) in dB over finite values; None if exact."""
+    ratio = losses.plain_ratio(values, found.distortion)
+    if ratio is not None:
+        return ratio
+    return losses.extreme_ratio(values, codebook.decode(found.indices, found.centroids))
 
 
 def planes(indices: Array, form: Form, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:
@@ -204,4 +233,7 @@ def decode(payloads: Mapping[str, Array], form: Form, dtype: np.dtype[Any]) -> A
     """Return the tensor that the stored bytes decode to, bit for bit what a runtime computes."""
     centroids = payloads["codebook"].astype(dtype)
     indices = decode_indices(payloads, form)
-    return codebook.decode(indices, centroids).reshape(form.shape)
+    decoded = codebook.decode(indices, centroids).reshape(form.shape)
+    if form.scale_axis is None:
+        return decoded
+    return rescaled(decoded, joined_scales(payloads, form))

@@ -90,8 +90,12 @@ class Form:
 
     @property
     def codebook_bytes(self) -> int:
-        """The bytes of the stored codebook."""
-        return self.codebook_length * ITEM_BITS[self.codebook_type] // 8
+        """The bytes of the stored codebook, scales included."""
+        book = self.codebook_length * ITEM_BITS[self.codebook_type]
+        if self.scale_axis is None:
+            return book // 8
+        scales = self.shape[self.scale_axis] * ITEM_BITS[self.scale_type or self.data_type]
+        return (book + scales) // 8
 
 
 def is_plain(layout: StoredLayout, bit_width: int) -> bool:
@@ -168,7 +172,33 @@ def expression(form: Form, limit: int = MAX_NODE_BYTES) -> Expr:
     return Op("Concat", tiles, (("axis", 0),))
 
 
+def scales_role(form: Form, tile: int) -> str:
+    """Return the role of a tile's scales: tiles are cut along the first axis and share all others.
+
+    >>> scales_role(Form(
+    ...     layout="portable", bit_width=4, data_type=1, codebook_type=1, shape=(2, 3),
+    ...     centroids=16, opset=17, scale_axis=0, scale_type=10,
+    ... ), 1)
+    'scales1'
+    """
+    return f"scales{tile}" if form.scale_axis == 0 else "scales"
+
+
 def _tile(form: Form, tile: int) -> Expr:
+    decoded = _looked_up(form, tile)
+    if form.scale_axis is None:
+        return decoded
+    dims = [1] * len(form.shape)
+    dims[form.scale_axis] = form.shape[form.scale_axis]
+    stored_type = form.scale_type or form.data_type
+    scales: Expr = Part(scales_role(form, tile), stored_type, tuple(dims))
+    if stored_type != form.data_type:
+        scales = cast(scales, form.data_type)
+    return Op("Mul", (decoded, scales), is_marked=True)
+
+
+def _looked_up(form: Form, tile: int) -> Expr:
+    """Return the centroids of a tile's indices."""
     codebook: Expr = Part("codebook", form.codebook_type, (form.codebook_length,))
     if form.codebook_type != form.data_type:
         codebook = cast(codebook, form.data_type)
@@ -268,7 +298,7 @@ def _digits(bits: int, dims: tuple[int, ...], opset: int) -> Expr:
 
 
 ALIAS_NAME = "onnxq_"
-"""How the names of alias nodes begin, which tells them from the Identity nodes of exporters."""
+"""How the names of alias nodes and marked ones begin, which tells them from a model's own nodes."""
 
 
 def alias(storage: str, shape: Sequence[int], stored_shape: Sequence[int]) -> Op:

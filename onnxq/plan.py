@@ -120,6 +120,16 @@ class TensorPlan:
         """Whether the codebook is stored in float16, a narrower type than the tensor's own."""
         return self.codebook_dtype == "float16" and self.dtype != "float16"
 
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the codebook follows from calibration data as well as from the values."""
+        return self.is_weighted or self.has_feedback
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the codebook is fitted to the values as they are, and to nothing else."""
+        return self.scale_axis is None and not self.needs_calibration
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
         record = dataclasses.asdict(self)

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxq import tensors
 from onnxq.bitpack import PACKINGS
-from onnxq.forms import NATIVE_OPSETS, Form, is_plain
+from onnxq.forms import ALIAS_NAME, NATIVE_OPSETS, Form, StoredLayout, is_plain
 from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, value_names
-from onnxq.options import LayoutName
 from onnxq.pools import Pool
 from onnxq.trees import FLOAT16, UINT8, UINT16
 
 ROOTS = ("Reshape", "Gather", "Concat")
 """Operators that can end a form."""
-_INNER = (*ROOTS, "Slice", "Cast", "Add", "Range", "Div", "Mod", "MatMul", "Split")
+_MARKED_ROOTS = ("Mul",)
+"""Operators that can end a form if they are marked by their name."""
+_INNER = (*ROOTS, *_MARKED_ROOTS, "Slice", "Cast", "Add", "Range", "Div", "Mod", "MatMul", "Split")
 Uses = Mapping[tuple[str, str], Sequence[Consumer]]
 _PLANE_TYPES = (UINT8, UINT16, *(data_type for data_type, _ in NATIVE_OPSETS.values()))
 _FORM_NODES = 64
@@ -56,7 +57,8 @@ def stands_alone(sight: Sight, node: NodeProto, uses: Uses) -> bool:
 
 def is_root(node: NodeProto) -> bool:
     """Tell whether a node could be the last one of a form."""
-    is_standard = node.op_type in ROOTS and node.domain in DEFAULT_DOMAINS
+    is_marked = node.op_type in _MARKED_ROOTS and node.name.startswith(ALIAS_NAME)
+    is_standard = (node.op_type in ROOTS or is_marked) and node.domain in DEFAULT_DOMAINS
     return is_standard and len(node.output) == 1 and len(node.input) > 0
 
 
@@ -108,7 +110,10 @@ def look(document: Document, scope: Scope, outer: Sight | None) -> Sight:
 
 
 def _leaves(sight: Sight, node: NodeProto) -> list[tuple[TensorProto, NodeProto]] | None:
-    """Return (constant, consumer) of all a node stands on; None if it is no decode at all."""
+    """Return (constant, consumer) of all a node stands on; None if it is no decode at all.
+
+    Scales are left out.
+    """
     found: list[tuple[TensorProto, NodeProto]] = []
     stack, seen = [node], {id(node)}
     limit = _FORM_NODES * (len(node.input) if node.op_type == "Concat" else 1)
@@ -116,7 +121,7 @@ def _leaves(sight: Sight, node: NodeProto) -> list[tuple[TensorProto, NodeProto]
         current = stack.pop()
         if current.op_type not in _INNER or len(seen) > limit:
             return None
-        for name in current.input:
+        for name in current.input[:1] if current.op_type == "Mul" else current.input:
             constant = sight.constant(name)
             if constant is not None:
                 found.append((constant, current))
@@ -147,34 +152,66 @@ def proposals(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
     data_type = _decoded_type(book, user)
     if len(book.dims) != 1 or data_type is None or not book.dims[0]:
         return
-    pooled = _pooled(sight, node, uses)
+    axis, scale_type = _scales(sight, node) or (None, None)
+    seen = Form(
+        layout="portable",
+        bit_width=1,
+        data_type=data_type,
+        codebook_type=book.data_type,
+        shape=(),
+        centroids=book.dims[0],
+        opset=sight.scope.opset,
+        scale_axis=axis,
+        scale_type=scale_type,
+    )
+    for form in _shaped(sight, node, uses, seen):
+        if axis is None or axis < len(form.shape):
+            yield form
+
+
+def _shaped(sight: Sight, node: NodeProto, uses: Uses, seen: Form) -> Iterator[Form]:
+    """Yield the forms of all layouts, widths and shapes that fit, all else as it is seen."""
+    pooled = _pooled(sight, _unscaled(sight, node), uses)
     if pooled is not None:
         pool, member, dims = pooled
-        yield Form(
-            layout="portable",
-            bit_width=pool.bit_width,
-            data_type=data_type,
-            codebook_type=book.data_type,
-            shape=dims,
-            centroids=book.dims[0],
-            opset=sight.scope.opset,
-            pool=pool,
-            member=member,
-        )
+        yield replace(seen, bit_width=pool.bit_width, shape=dims, pool=pool, member=member)
         return
-    for layout, bit_width in _widths(book.dims[0]):
+    for layout, bit_width in _widths(seen.centroids):
         shape = _shape(sight, node, layout, bit_width)
-        if not shape or min(shape) <= 0 or math.prod(shape) > _MAX_ELEMENTS:
-            continue
-        yield Form(
-            layout=layout,
-            bit_width=bit_width,
-            data_type=data_type,
-            codebook_type=book.data_type,
-            shape=shape,
-            centroids=book.dims[0],
-            opset=sight.scope.opset,
-        )
+        if shape and min(shape) > 0 and math.prod(shape) <= _MAX_ELEMENTS:
+            yield replace(seen, layout=layout, bit_width=bit_width, shape=shape)
+
+
+def _unscaled(sight: Sight, node: NodeProto) -> NodeProto:
+    """Return the node whose values a product scales; a node that scales nothing itself."""
+    below = sight.producer(node.input[0]) if node.op_type == "Mul" else None
+    return node if below is None else below
+
+
+def _scales(sight: Sight, node: NodeProto) -> tuple[int, int] | None:
+    """Return the axis and the element type of the scales of a node; None where it has none.
+
+    The tiles of a tensor share one constant, or have their own where the first axis is scaled.
+    """
+    held: dict[int, TensorProto] = {}
+    tiles = [sight.producer(name) for name in node.input] if node.op_type == "Concat" else [node]
+    for tile in tiles:
+        if tile is None or tile.op_type != "Mul" or len(tile.input) != 2:
+            return None
+        name, cast = tile.input[1], sight.producer(tile.input[1])
+        if cast is not None and cast.op_type == "Cast" and cast.input:
+            name = cast.input[0]
+        scales = sight.constant(name)
+        if scales is None:
+            return None
+        held[id(scales)] = scales
+    first = next(iter(held.values()), None)
+    if first is None or first.data_type not in tensors.FLOAT_TYPES:
+        return None
+    axes = [axis for axis, dim in enumerate(first.dims) if dim > 1]
+    if len(held) > 1:
+        return 0, first.data_type
+    return (axes[0], first.data_type) if axes else None
 
 
 def _pooled(sight: Sight, node: NodeProto, uses: Uses) -> tuple[Pool, int, tuple[int, ...]] | None:
@@ -241,7 +278,7 @@ def _decoded_type(book: TensorProto, user: NodeProto) -> int | None:
     return target if book.data_type == FLOAT16 and target in tensors.FLOAT_TYPES else None
 
 
-def _widths(length: int) -> Iterator[tuple[LayoutName, int]]:
+def _widths(length: int) -> Iterator[tuple[StoredLayout, int]]:
     """Yield (layout, bit_width) that a codebook of some length can belong to."""
     least = max(1, (length - 1).bit_length())
     if least > 16:
@@ -261,11 +298,12 @@ def _widths(length: int) -> Iterator[tuple[LayoutName, int]]:
 
 
 def _shape(
-    sight: Sight, node: NodeProto, layout: LayoutName, bit_width: int
+    sight: Sight, node: NodeProto, layout: StoredLayout, bit_width: int
 ) -> tuple[int, ...] | None:
     """Return the shape of a decoded tensor as its last node tells it; None if it is no decode."""
     if node.op_type == "Concat":
         return _joined_shape(sight, node, layout, bit_width)
+    node = _unscaled(sight, node)
     plane = _first_plane(sight, node)
     if plane is None:
         return None
@@ -310,7 +348,7 @@ def _integers(sight: Sight, name: str, what: str) -> tuple[int, ...] | None:
 
 
 def _joined_shape(
-    sight: Sight, node: NodeProto, layout: LayoutName, bit_width: int
+    sight: Sight, node: NodeProto, layout: StoredLayout, bit_width: int
 ) -> tuple[int, ...] | None:
     """Return the shape of tiles joined along the first axis."""
     rows, rest = 0, None

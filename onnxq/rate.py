@@ -17,6 +17,10 @@ from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
 from onnxq.forms import Form, expression
 from onnxq.graphs import Holder
 from onnxq.trees import (
+    BFLOAT16,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
     INT32,
     INT64,
     ITEM_BITS,
@@ -222,7 +226,7 @@ def load_bytes(*forms: Form) -> int:
     return total
 
 
-_FLOAT_OPERATORS = ("Cast", "Gather", "Reshape", "Slice", "Concat")
+_FLOAT_OPERATORS = ("Cast", "Gather", "Reshape", "Slice", "Concat", "Mul")
 """Operators of forms that may carry decoded values."""
 
 
@@ -244,7 +248,7 @@ def _is_float(expr: Expr) -> bool:
         if expr.op_type == "Cast":
             return expr.attributes[0][1] != INT32
         expr = expr.inputs[0]
-    return isinstance(expr, Part) and expr.role == "codebook"
+    return isinstance(expr, Part) and expr.data_type in (FLOAT, FLOAT16, DOUBLE, BFLOAT16)
 
 
 def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]]) -> tuple[int, ...]:

@@ -55,8 +55,8 @@ class TensorRow:
     `snr_db` is None where decoding is exact. `gap` is the distortion over the proven optimum,
     minus 1; None where that is not known. `distortion` is the sum of squared errors. `iterations`
     are rounds of Lloyd or steps of the solver; None where they are not known. `scale_axis` is the
-    axis whose positions have a scale each; their bytes count as those of the codebook. Layout `half`
-    has no codebook: its values are its indices of 16 bits, its `centroids` are 0.
+    axis whose positions have a scale each; their bytes count as those of the codebook. Layout
+    `half` has no codebook: its values are its indices of 16 bits, its `centroids` are 0.
     """
 
     name: str

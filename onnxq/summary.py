@@ -49,7 +49,7 @@ def tensor_rows(plan: Plan, encoded: Mapping[tuple[str, str], Encoded]) -> tuple
 
 def _tensor_row(planned: TensorPlan, lead: Encoded) -> TensorRow:
     is_shared = planned.same_as is not None
-    codebook_bytes = lead.payload_bytes["codebook"]
+    codebook_bytes = lead.form.codebook_bytes
     index_bytes = sum(lead.payload_bytes.values()) - codebook_bytes
     return TensorRow(
         name=planned.name,
@@ -70,6 +70,7 @@ def _tensor_row(planned: TensorPlan, lead: Encoded) -> TensorRow:
         is_lossless=lead.is_lossless,
         original_bytes=planned.original_bytes,
         same_as=planned.same_as[1] if planned.same_as else None,
+        scale_axis=None if is_shared else lead.planned.scale_axis,
     )
 
 
@@ -126,10 +127,14 @@ def _is_external(weight: Weight) -> bool:
 def published_bytes(
     plan: Plan, encoded: Mapping[tuple[str, str], Encoded], kept: Sequence[Weight]
 ) -> int:
-    """Return the CE2 bytes of a conversion at the planned widths (spec: size accounting)."""
+    """Return the CE2 bytes of a conversion at the planned widths (spec: size accounting).
+
+    It knows no scales; each counts as a float.
+    """
     own = [planned for planned in plan.tensors if planned.same_as is None]
     counted = [(p.ce2_bits or p.bit_width, p.elements, encoded[p.key].form.centroids) for p in own]
-    return ce2_bytes(counted, 4 * sum(weight.elements for weight in kept))
+    scales = sum(0 if p.scale_axis is None else p.shape[p.scale_axis] for p in own)
+    return ce2_bytes(counted, 4 * (scales + sum(weight.elements for weight in kept)))
 
 
 def form_notes(forms: Sequence[tuple[str, Form]], layout: str) -> list[str]:
@@ -206,7 +211,7 @@ def found_row(document: Document, found: Found) -> TensorRow:
     read = revert.payloads(document, storage)
     used = int(np.unique(decode_indices(read, storage.form)).size)
     form = storage.form
-    index_bytes = sum(values.nbytes for role, values in read.items() if role != "codebook")
+    index_bytes = sum(values.nbytes for values in read.values()) - form.codebook_bytes
     if form.pool is not None:
         index_bytes = form.pool.share_bytes(form.member)
     is_shared = found.same_as is not None
@@ -228,6 +233,7 @@ def found_row(document: Document, found: Found) -> TensorRow:
         is_lossless=False,
         original_bytes=tensors.nominal_bytes(storage.form.data_type, elements),
         same_as=storage.name if is_shared else None,
+        scale_axis=None if is_shared else form.scale_axis,
     )
 
 

@@ -63,13 +63,17 @@ class Part(Tree):
 
 @dataclass(frozen=True, eq=False)
 class Op(Tree):
-    """Hold one operator; `is_shared` ones are emitted once per main graph or function."""
+    """Hold one operator; `is_shared` ones are emitted once per main graph or function.
+
+    A node that `is_marked` has a name, which tells it from a model's own node of the same kind.
+    """
 
     op_type: str
     inputs: tuple[Expr, ...]
     attributes: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
     is_shared: bool = False
     outputs: int = 1
+    is_marked: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from onnxq import encode, forms, layout, model
+from onnxq import encode, forms, layout, model, scaling
 from onnxq.encode import Encoded, planes
 from onnxq.files import InlineStore
 from onnxq.forms import MAX_NODE_BYTES, Form, canonical
@@ -72,16 +72,31 @@ def centroids(form: Form) -> Array:
     return np.sort(np.linspace(-2, 3, form.centroids).astype(dtype))
 
 
+def scales(form: Form) -> Array:
+    """Return scales in the stored type, all different, of the dims that they are stored with."""
+    assert form.scale_axis is not None
+    assert form.scale_type is not None
+    dims = [1] * len(form.shape)
+    dims[form.scale_axis] = form.shape[form.scale_axis]
+    ascending = np.linspace(0.3, 1.7, math.prod(dims))
+    return ascending.astype(FLOAT_TYPES[form.scale_type]).reshape(dims)
+
+
 def payloads(form: Form, seed: int = 0, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:
-    """Return the stored arrays of random indices: planes and codebook, zeros behind it."""
+    """Return the stored arrays of random indices: planes and codebook, zeros behind it; scales."""
     book = np.zeros(form.codebook_length, FLOAT_TYPES[form.codebook_type])
     book[: form.centroids] = centroids(form)
-    return {"codebook": book, **planes(indices(form, seed), form, limit)}
+    stored = {"codebook": book, **planes(indices(form, seed), form, limit)}
+    if form.scale_axis is None:
+        return stored
+    return stored | scaling.scale_parts(scales(form), form, limit)
 
 
 def values(form: Form, seed: int = 0) -> Array:
     """Return what `payloads` decodes to."""
-    return centroids(form).astype(FLOAT_TYPES[form.data_type])[indices(form, seed)]
+    dtype = FLOAT_TYPES[form.data_type]
+    found: Array = centroids(form).astype(dtype)[indices(form, seed)]
+    return found if form.scale_axis is None else found * scales(form).astype(dtype)
 
 
 @dataclass
@@ -145,6 +160,10 @@ class Evaluator:
             return np.concatenate(inputs, axis=given["axis"])
         if op.op_type == "Range":
             return np.arange(*inputs, dtype=np.int32)
+        if op.op_type == "Mul":
+            assert inputs[0].dtype == inputs[1].dtype
+            product: Array = inputs[0] * inputs[1]
+            return product
         assert {value.dtype for value in inputs} == {np.dtype(np.int32)}
         if op.op_type == "Div":
             return inputs[0] // inputs[1]
@@ -221,7 +240,11 @@ def built(form: Form, proto: ModelProto | None = None, seed: int = 0) -> Documen
 def limited(limit: int) -> Iterator[None]:
     """Let no decode node exceed a small limit, so that small tensors are tiled."""
     with contextlib.ExitStack() as stack:
-        for function in (forms.expression, forms.tile_rows, encode.planes, encode.decode_indices):
+        functions = (
+            forms.expression, forms.tile_rows, encode.planes, encode.decode_indices,
+            scaling.scale_parts, scaling.joined_scales,
+        )  # fmt: skip
+        for function in functions:
             stack.enter_context(mock.patch.object(function, "__defaults__", (limit,)))
         stack.enter_context(mock.patch.object(payloads, "__defaults__", (0, limit)))
         yield

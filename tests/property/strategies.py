@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import ModelProto, NodeProto, helper
 
 from onnxq.forms import Form
-from onnxq.trees import FLOAT16
+from onnxq.trees import DOUBLE, FLOAT, FLOAT16
 from tests import graphs
 from tests.encoded import FLOATS, OPSETS, make_form
 
@@ -99,14 +99,19 @@ def weights(draw: st.DrawFn) -> Array:
 
 @st.composite
 def forms(draw: st.DrawFn, max_elements: int = 200) -> Form:
-    """Draw a form of any layout, width, type, opset and shape of rank 1..4."""
+    """Draw a form of any layout, width, type, opset and shape of rank 1..4, with scales or not."""
     bits = draw(bit_widths)
     data_type = draw(st.sampled_from(FLOATS))
+    shape = draw(shapes(max_elements)) or (1,)
+    axes = [axis for axis, dim in enumerate(shape) if dim > 1]
+    axis = draw(st.sampled_from((None, *axes))) if data_type in (FLOAT, DOUBLE) else None
     return make_form(
         draw(layouts),
         bits,
-        draw(shapes(max_elements)) or (1,),
+        shape,
         data_type=data_type,
+        scale_axis=axis,
+        scale_type=None if axis is None else draw(st.sampled_from((data_type, FLOAT16))),
         codebook_type=draw(st.sampled_from((data_type, FLOAT16))),
         opset=draw(st.sampled_from(OPSETS)),
         centroids=draw(st.integers(1, 1 << bits)),
