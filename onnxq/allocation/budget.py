@@ -323,17 +323,22 @@ class _Search:
     def _balanced(self, picks: Picks, at: int, worth: Floats) -> Picks | None:
         """Return picks after a move, with others moved so that the size is within the target."""
         tensor = int(self.fronts.owner[at])
-        found = moved(self.fronts, picks, at)
+        changed = moved(self.fronts, picks, at)
+        spare = self.target - self.scale.weigh(picks) - self._grown(picks, changed)
         for _ in range(_BALANCES):
-            spare = self.target - self.scale.weigh(found)
-            if spare >= 0:
-                break
-            found = lowered(self.fronts, found, -spare, fixed=tensor, worth=worth)
-        spare = self.target - self.scale.weigh(found)
-        if spare < 0:
-            return None
-        full = filled(self.fronts, found, spare, fixed=tensor, worth=worth)
-        return full if self.scale.weigh(full) <= self.target else found
+            found = lowered(self.fronts, changed, -spare, fixed=tensor, worth=worth)
+            left = spare - self._grown(changed, found)
+            found = filled(self.fronts, found, left, fixed=tensor, worth=worth)
+            over = self.scale.weigh(found) - self.target
+            if over <= 0:
+                return found
+            # Sizes grow faster than the ways' bytes here: aim as much lower.
+            spare -= over
+        return None
+
+    def _grown(self, before: Picks, after: Picks) -> int:
+        tensors = self.fronts.tensors
+        return total_bytes(tensors, after) - total_bytes(tensors, before)
 
 
 def _promises(now: Moves, price: float) -> Floats:
@@ -345,7 +350,7 @@ def _promises(now: Moves, price: float) -> Floats:
     """
     change = np.abs(now.gain)
     fee = np.abs(now.cost) * price
-    is_swap = (now.gain * now.cost > 0) & (change > 0)
+    is_swap = (now.gain * now.cost > 0) & (fee > 0)
     odds = np.log(np.where(is_swap, change, 1.0) / np.where(is_swap, fee, 1.0)) / _SPREAD
     mean = change * np.exp(_SPREAD**2 / 2)
     larger = mean * ndtr(odds + _SPREAD) - fee * ndtr(odds)
