@@ -28,8 +28,8 @@ class Choice:
 
     `same_as` is the equal tensor whose storage this one shares; `storage` is the scope that
     holds the bytes. In a pool the tensor may have any of the `widths` (least and most bits);
-    `is_pooled` says that it is in one, of the form's width. `is_weighted` and `has_feedback` say how
-    its codebook is fitted.
+    `is_pooled` says that it is in one, of the form's width. `is_weighted` and `has_feedback` say
+    how its codebook is fitted.
     """
 
     weight: Weight
@@ -69,13 +69,34 @@ def choose(
     held = holder(document, weight.scope)
     costs = [nominal_cost(form, len(weight.name.encode()), held).total for form in forms]
     best = min(range(len(forms)), key=lambda i: costs[i])
+    return choice_of(document, weight, seen, forms[best], (least, bits))
+
+
+def choice_of(
+    document: Document,
+    weight: Weight,
+    seen: Facts,
+    form: Form,
+    widths: tuple[int, int] | None = None,
+) -> Choice:
+    """Return the choice of a form that was picked for a tensor, with what it saves alone.
+
+    Args:
+        document: the model.
+        weight: the tensor.
+        seen: what its values hold.
+        form: how it is stored where it stands alone.
+        widths: least and most bits that it may have in a pool; those of the form by default.
+    """
+    held = holder(document, weight.scope)
+    cost = nominal_cost(form, len(weight.name.encode()), held).total
     return Choice(
         weight=weight,
         facts=seen,
-        form=forms[best],
-        saved=weight.data_bytes + container_bytes(weight) - costs[best],
+        form=form,
+        saved=weight.data_bytes + container_bytes(weight) - cost,
         storage=weight.scope,
-        widths=(least, bits),
+        widths=widths or (form.bit_width, form.bit_width),
     )
 
 

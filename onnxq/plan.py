@@ -222,7 +222,7 @@ def make_plan(
         else:
             considered.append(chosen)
     settled = settle(document, considered, options)
-    planned = {id(choice.weight): _record(choice, options) for choice in settled}
+    planned = {id(choice.weight): tensor_plan(choice, options) for choice in settled}
     for choice in considered:
         if id(choice.weight) not in planned:
             skips[id(choice.weight)] = too_large(choice)
@@ -232,7 +232,8 @@ def make_plan(
     )
 
 
-def _record(choice: Choice, options: ConvertOptions) -> TensorPlan:
+def tensor_plan(choice: Choice, options: ConvertOptions) -> TensorPlan:
+    """Return the record of a settled choice; what fits its codebook is what the options say."""
     weight, form = choice.weight, choice.form
     halves = form.codebook_type != form.data_type
     return TensorPlan(

@@ -12,27 +12,22 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from onnxq.choose import Choice
-from onnxq.emission import Emitter, Names, NodeRecord
-from onnxq.forms import Form, StoredLayout, expression
+from onnxq.emission import NodeRecord
+from onnxq.forms import StoredLayout, expression
 from onnxq.graphs import Document, Holder, Scope, holder
 from onnxq.options import ConvertOptions
-from onnxq.pools import POOL_OPSET, Pool, member_indices, node_bytes
-from onnxq.rate import constant_cost, expression_cost, node_cost, nominal_cost
-from onnxq.sharing import paying, tie
-from onnxq.trees import INT64, Const, Expr, Part, shared_expressions
-from onnxq.wire import varint_bytes
+from onnxq.pools import POOL_OPSET, Pool, node_bytes
+from onnxq.rate import expression_cost, member_cost, node_cost, pool_bytes
+from onnxq.sharing import copied_form, paying, tie
+from onnxq.trees import INT64, Const, Expr, shared_expressions
 
 MAX_MEMBER_ELEMENTS = 1 << 17
 """A larger tensor loses little by its own nodes, and decodes in less memory."""
 MAX_MEMBERS = 1024
 MAX_POOL_BYTES = 64 << 20
 """What the decode of a pool's stream may take at load."""
-
-_OUTPUT_BYTES = 5
-"""A name of usual length among the outputs of Split."""
 
 Facility = tuple[bool, StoredLayout, int]
 """Whether it is a pool, its layout, its bit width."""
@@ -65,7 +60,8 @@ def settle(document: Document, choices: Sequence[Choice], options: ConvertOption
 
     Args:
         document: the model.
-        choices: every tensor that could be encoded, as if it stood alone.
+        choices: every tensor that could be encoded, as if it stood alone; its scales and how its
+            codebook is fitted stay as they are.
         options: what the caller wants.
     """
     if not (options.pool_indices and options.layout == "portable"):
@@ -94,8 +90,7 @@ def _settle_root(document: Document, choices: Sequence[Choice], may_keep: bool) 
         form = dataclasses.replace(unit.lead.form, layout=layout, bit_width=bit_width)
         yield dataclasses.replace(unit.lead, form=form, is_pooled=is_pool)
         for follower in unit.followers:
-            own = dataclasses.replace(form, shape=follower.form.shape)
-            yield dataclasses.replace(follower, form=own)
+            yield dataclasses.replace(follower, form=copied_form(form, follower.form.shape))
 
 
 def _units(choices: Sequence[Choice], held: Holder, may_keep: bool) -> Iterator[_Unit]:
@@ -123,16 +118,15 @@ def _ways(
         facility=(False, form.layout, form.bit_width),
         shared=frozenset(shared_expressions(expression(form))),
     )
-    if form.opset < POOL_OPSET or form.elements > MAX_MEMBER_ELEMENTS:
+    is_small = form.elements <= MAX_MEMBER_ELEMENTS and form.layout != "half"
+    if form.opset < POOL_OPSET or not is_small:
         return
     shape = Const(INT64, (len(form.shape),), form.shape)
     shared: Tables = frozenset() if len(form.shape) == 1 else frozenset({shape})
-    nodes = _member_bytes(form, len(lead.weight.name.encode()), held)
+    name_bytes = len(lead.weight.name.encode())
     for bit_width in range(lead.widths[0], lead.widths[1] + 1):
-        stream = -(-form.elements * bit_width // 8)
-        yield _Way(
-            cost=nodes + stream + copies, facility=(True, "portable", bit_width), shared=shared
-        )
+        cost = member_cost(form, bit_width, name_bytes, held).total + copies
+        yield _Way(cost=cost, facility=(True, "portable", bit_width), shared=shared)
 
 
 def _alias_bytes(choice: Choice) -> int:
@@ -141,30 +135,6 @@ def _alias_bytes(choice: Choice) -> int:
         op_type="Identity", inputs=("q__",), outputs=(name,), attributes=(), name="onnxq_q__"
     )
     return node_cost(record)
-
-
-def _member_bytes(form: Form, name_bytes: int, held: Holder) -> int:
-    """Return what a tensor of a pool costs beside its part of the stream."""
-    pool = Pool(bit_width=8, lengths=(form.elements,), opset=form.opset)
-    pooled = dataclasses.replace(form, layout="portable", bit_width=8, pool=pool, member=0)
-    cost = nominal_cost(pooled, name_bytes, held)
-    length = varint_bytes(form.elements)
-    return cost.graph_bytes + cost.codebook_bytes + _OUTPUT_BYTES + length
-
-
-@lru_cache(maxsize=64)
-def _pool_bytes(bit_width: int, opset: int, held: Holder) -> int:
-    """Return what a pool costs beside its tensors: about what one of no tensor would."""
-    pool = Pool(bit_width=bit_width, lengths=(1000,), opset=opset)
-    names = Names(())
-    names.prefix = "q_"
-    emission = Emitter(names).emit(member_indices(pool, 0), "")
-    cost = sum(node_cost(record) for record in emission.shared_nodes)
-    for record in emission.shared_constants:
-        cost += constant_cost(record, held)
-        if isinstance(record.source, Part):
-            cost -= pool.stream_bytes
-    return cost - _OUTPUT_BYTES - varint_bytes(1000)
 
 
 class _Search:
@@ -210,7 +180,7 @@ class _Search:
         shared: set[Expr] = set().union(*(way.shared for way in picks))
         cost = sum(way.cost for way in picks) + sum(self._tables(shared))
         opset = self._root.opset
-        return cost + sum(_pool_bytes(pool[2], opset, self._held) for pool in members), picks
+        return cost + sum(pool_bytes(pool[2], opset, self._held) for pool in members), picks
 
     def _tables(self, shared: Iterable[Expr]) -> Iterator[int]:
         for expr in shared:

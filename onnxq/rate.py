@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 
@@ -16,6 +16,7 @@ from onnxq import wire
 from onnxq.emission import ConstantRecord, Emission, Emitter, Names, NodeRecord
 from onnxq.forms import Form, expression
 from onnxq.graphs import Holder
+from onnxq.pools import Pool, member_indices
 from onnxq.trees import (
     BFLOAT16,
     DOUBLE,
@@ -39,6 +40,8 @@ EXTERNAL_THRESHOLD = 1024
 LARGE_ALIGNMENT, SMALL_ALIGNMENT = 4096, 64
 """Offsets in a data file: pages for values of a megabyte and more, else cache lines."""
 _LARGE = 1 << 20
+_OUTPUT_BYTES = 5
+"""A name of usual length among the outputs of the Split of a pool."""
 
 
 class Placement:
@@ -168,6 +171,43 @@ def nominal_cost(form: Form, name_bytes: int, held: Holder) -> Cost:
         held: how its constants stand in the model.
     """
     return own_cost(nominal_emission(form, "n" * name_bytes), form, held)
+
+
+@lru_cache(maxsize=4096)
+def member_cost(form: Form, bit_width: int, name_bytes: int, held: Holder) -> Cost:
+    """Return what a tensor costs as one of a pool, beside what the pool costs itself.
+
+    Its indices count as if they filled whole bytes.
+
+    Args:
+        form: how the tensor is stored; its layout and width do not matter.
+        bit_width: of the pool.
+        name_bytes: length of the tensor's own name.
+        held: how its constants stand in the model.
+    """
+    pool = Pool(bit_width=8, lengths=(form.elements,), opset=form.opset)
+    pooled = replace(form, layout="portable", bit_width=8, pool=pool, member=0)
+    cost = nominal_cost(pooled, name_bytes, held)
+    return Cost(
+        index_bytes=-(-form.elements * bit_width // 8),
+        codebook_bytes=cost.codebook_bytes,
+        graph_bytes=cost.graph_bytes + _OUTPUT_BYTES + wire.varint_bytes(form.elements),
+    )
+
+
+@lru_cache(maxsize=64)
+def pool_bytes(bit_width: int, opset: int, held: Holder) -> int:
+    """Return what a pool costs beside its tensors: about what one of no tensor would."""
+    pool = Pool(bit_width=bit_width, lengths=(1000,), opset=opset)
+    names = Names(())
+    names.prefix = "q_"
+    emission = Emitter(names).emit(member_indices(pool, 0), "")
+    cost = sum(node_cost(record) for record in emission.shared_nodes)
+    for record in emission.shared_constants:
+        cost += constant_cost(record, held)
+        if isinstance(record.source, Part):
+            cost -= pool.stream_bytes
+    return cost - _OUTPUT_BYTES - wire.varint_bytes(1000)
 
 
 def nominal_emission(form: Form, name: str) -> Emission:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from onnxq.choose import Choice
-from onnxq.forms import StoredLayout, expression
+from onnxq.forms import Form, StoredLayout, expression
 from onnxq.graphs import Document, common_scope, holder
 from onnxq.rate import expression_cost
 from onnxq.trees import Expr, shared_expressions
@@ -34,7 +34,8 @@ def tie(choices: Sequence[Choice]) -> list[Choice]:
         if lead_index != index:
             storage = common_scope(lead.storage, choice.weight.scope)
             tied[lead_index] = dataclasses.replace(lead, storage=storage)
-            tied[index] = dataclasses.replace(choice, same_as=lead.weight)
+            own = copied_form(tied[lead_index].form, form.shape)
+            tied[index] = dataclasses.replace(choice, same_as=lead.weight, form=own)
     storages = {id(choice.weight): choice.storage for choice in tied}
     return [
         dataclasses.replace(choice, storage=storages[id(choice.same_as)])
@@ -42,6 +43,11 @@ def tie(choices: Sequence[Choice]) -> list[Choice]:
         else choice
         for choice in tied
     ]
+
+
+def copied_form(form: Form, shape: tuple[int, ...]) -> Form:
+    """Return the form of a tensor that shares the storage of another one, which has the scales."""
+    return dataclasses.replace(form, shape=shape, scale_axis=None, scale_type=None)
 
 
 def paying(document: Document, choices: Sequence[Choice]) -> list[Choice]:
