@@ -30,6 +30,7 @@ from onnxq.clustering.ladder import Ladder
 from onnxq.clustering.lloyd import lloyd, start
 from onnxq.clustering.optimal import solve
 from onnxq.clustering.survey import FINE, Survey, distinct, survey
+from onnxq.clustering.weighted import Importance, Weighted, weighted
 from onnxq.clustering.windows import Stream
 from onnxq.errors import InputError, OptionError
 from onnxq.parallel import blocks
@@ -100,7 +101,12 @@ class Clustering:
 
 
 def fit(
-    values: Array, k: int, options: ClusterOptions | None = None, *, jobs: int = 1
+    values: Array,
+    k: int,
+    options: ClusterOptions | None = None,
+    *,
+    weights: Array | None = None,
+    jobs: int = 1,
 ) -> Clustering:
     """Return a codebook of at most `k` centroids for `values`, and their indices.
 
@@ -109,10 +115,15 @@ def fit(
             centroids of their own, which count toward `k`.
         k: Most centroids, 1 to 65,536.
         options: Defaults to `ClusterOptions()`.
+        weights: How much each value's squared residual counts while centroids are chosen, at least
+            0, in a shape that broadcasts to that of `values`; see `weighted.Importance`. Values go
+            to their nearest centroids all the same, `distortion` is that of plain squares, and
+            there is no `gap`.
         jobs: Threads; the result is the same for every number.
 
     Raises:
-        InputError: NaN, an unsupported dtype, or more kinds of infinity than `k` leaves room for.
+        InputError: NaN, an unsupported dtype, more kinds of infinity than `k` leaves room for, or
+            weights that are none.
         OptionError: `k` is out of range.
     """
     options = options or ClusterOptions()
@@ -120,23 +131,23 @@ def fit(
         raise OptionError(f"k: found {k}, expected 1 to {MAX_CENTROIDS}")
     working_dtype(values)
     values = np.asarray(values, order="C")
-    kinds = distinct(values.reshape(-1), k) if _may_hold(values, k) else None
-    if kinds is not None and (kinds[0].size or not values.size):
-        return _lossless(values, kinds[0], jobs)
-    seen = survey(values, k, jobs=jobs)
+    importance = None if weights is None else Importance(weights, values.shape)
+    few = kinds(values, k)
+    if few is not None:
+        return _lossless(values, few, jobs)
+    seen = condense(values, importance, k, jobs)
     room = k - seen.infinities.size
     if room < 1:
         raise InputError(f"values: found finite and infinite ones, which {k} centroids cannot hold")
     if seen.points is None:
-        return _finish(values, seen.infinities, _Placed(np.empty(0), 0, 0.0), jobs)
-    placed = _place(seen, room, options)
+        return _finish(values, seen.infinities, Placed(np.empty(0), 0, 0.0), jobs)
+    placed = place(seen, room, options)
     book = placed.centroids * seen.points.scale + seen.points.origin
     book = np.concatenate((book, seen.infinities))
-    is_rough = options.init == "optimal" and room > FINE and not seen.is_exact
+    is_rough = isinstance(seen, Survey) and not seen.is_exact and room > FINE
     del seen  # its positions may take as much memory as the tensor
-    if is_rough:
-        for _ in range(_POLISH):
-            book = _polished(values, book, jobs)
+    for _ in range(_POLISH if is_rough and options.init == "optimal" else 0):
+        book = _polished(values, book, jobs)
     return _finish(values, book, placed, jobs)
 
 
@@ -169,6 +180,27 @@ def indexed(values: Array, found: Clustering, *, jobs: int = 1) -> Clustering:
     return replace(found, indices=assign(values, found.centroids, jobs=jobs))
 
 
+def kinds(values: Array, limit: int) -> Array | None:
+    """Return the distinct bit patterns of C-ordered values, ascending, or None beyond `limit`.
+
+    -0.0 stands below 0.0.
+
+    Raises:
+        InputError: one of at most `limit` patterns is NaN.
+    """
+    if not _may_hold(values, limit):
+        return None
+    found = distinct(values.reshape(-1), limit)[0]
+    if values.size and not found.size:
+        return None
+    patterns = _patterns(found)
+    sign = patterns.dtype.type(1 << (8 * patterns.itemsize - 1))
+    ordered: Array = found[np.argsort(np.where(patterns & sign, ~patterns, patterns | sign))]
+    if np.isnan(ordered).any():
+        raise InputError("values: found NaN, expected numbers")
+    return ordered
+
+
 def count_distinct(values: Array, limit: int) -> int:
     """Return the number of distinct bit patterns, or `limit + 1` as soon as there are more.
 
@@ -195,26 +227,35 @@ def prepare(total: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """Hold centroids in the spectrum's units, rounds taken, and a bound on the cost, if any."""
+class Placed:
+    """Hold centroids in the spectrum's units, rounds taken, and a bound on plain cost, if any."""
 
     centroids: NDArray[np.float64]
     iterations: int
     bound: float | None
 
 
-def _place(seen: Survey, k: int, options: ClusterOptions) -> _Placed:
+def condense(values: Array, importance: Importance | None, k: int, jobs: int) -> Survey | Weighted:
+    """Return what the solvers need of C-ordered values for `k` centroids, NaN refused."""
+    if importance is None:
+        return survey(values, k, jobs=jobs)
+    return weighted(values, importance, k)
+
+
+def place(seen: Survey | Weighted, k: int, options: ClusterOptions) -> Placed:
     """Choose up to `k` centroids for the finite values."""
     points = seen.points
     assert points is not None
     if options.init == "optimal":
         is_close = isinstance(points, Stream) or not seen.is_exact
         cut = solve(points, k, _CLOSE if is_close else _EXACT)
-        return _Placed(points.means(cut.edges), cut.steps, cut.bound * points.scale * points.scale)
+        bound = cut.bound * points.scale * points.scale
+        is_plain = isinstance(seen, Survey)
+        return Placed(points.means(cut.edges), cut.steps, bound if is_plain else None)
     held = Ladder(points) if isinstance(points, Stream) else points
     first = start(held, k, options.init, options.pdf_factor)
     centroids, rounds = lloyd(held, first, options.max_iterations)
-    return _Placed(centroids, rounds, None)
+    return Placed(centroids, rounds, None)
 
 
 def _may_hold(values: Array, limit: int) -> bool:
@@ -228,14 +269,8 @@ def _patterns(values: Array) -> Array:
     return patterns
 
 
-def _lossless(values: Array, kinds: Array, jobs: int) -> Clustering:
-    """Return the codebook of all bit patterns `kinds`."""
-    patterns = _patterns(kinds)
-    sign = patterns.dtype.type(1 << (8 * patterns.itemsize - 1))
-    # Bit patterns in the order of their values, -0.0 below 0.0.
-    centroids = kinds[np.argsort(np.where(patterns & sign, ~patterns, patterns | sign))]
-    if np.isnan(centroids).any():
-        raise InputError("values: found NaN, expected numbers")
+def _lossless(values: Array, centroids: Array, jobs: int) -> Clustering:
+    """Return the codebook of all bit patterns `centroids`."""
     if not centroids.size:
         indices: Indices = np.empty(values.shape, np.uint8)
     else:
@@ -254,15 +289,15 @@ def _lossless(values: Array, kinds: Array, jobs: int) -> Clustering:
     )
 
 
-def _rounded(book: NDArray[np.float64], dtype: np.dtype[Any]) -> Array:
+def rounded(book: NDArray[np.float64], dtype: np.dtype[Any]) -> Array:
     """Return centroids in the dtype, -0.0 as 0.0, duplicates merged."""
     with np.errstate(over="ignore", under="ignore"):
         return np.unique(book.astype(dtype) + dtype.type(0))
 
 
-def _finish(values: Array, book: NDArray[np.float64], placed: _Placed, jobs: int) -> Clustering:
+def _finish(values: Array, book: NDArray[np.float64], placed: Placed, jobs: int) -> Clustering:
     """Round, assign, drop centroids that no value uses, and measure."""
-    centroids = _rounded(book, values.dtype)
+    centroids = rounded(book, values.dtype)
     indices, error = assign_measured(values, centroids, jobs=jobs)
     used = _used(indices, centroids.size)
     if not used.all():
@@ -285,7 +320,7 @@ def _finish(values: Array, book: NDArray[np.float64], placed: _Placed, jobs: int
 
 def _polished(values: Array, book: NDArray[np.float64], jobs: int) -> NDArray[np.float64]:
     """Return every centroid moved to the mean of the finite values nearest to it."""
-    centroids = _rounded(book, values.dtype)
+    centroids = rounded(book, values.dtype)
     exact = centroids.astype(np.float64)
     flat, picks = values.reshape(-1), assign(values, centroids, jobs=jobs).reshape(-1)
     shifts, counts = np.zeros(exact.size), np.zeros(exact.size)

@@ -358,3 +358,35 @@ def tally(patterns: Any, shift: int, keys: Any, counts: Any, used: int) -> int:
             used += 1
         counts[slot] += 1
     return used
+
+
+def fill_weighted(values: Any, weights: Any, grid: Any, cells: Any, outside: Any) -> int:
+    """Add weighted values to cells, in order; return how many lie outside all (NaN among them).
+
+    Args:
+        values: Floats.
+        weights: float64, as many.
+        grid: (low, width) of the cells.
+        cells: Three float64 arrays, one entry a cell: the weight, the weighted sum of places from
+            the cell's middle, in cells, and of their squares.
+        outside: Output, a pair of arrays: outside values and their weights, as far as they fit.
+    """
+    low, width = grid
+    mass, sums, squares = cells
+    tail, tail_weights = outside
+    top = np.float64(mass.size)
+    count = 0
+    for at in range(values.size):
+        place = (np.float64(values[at]) - low) / width
+        if place >= 0.0 and place < top:
+            cell = np.int64(place)
+            inside = place - cell - 0.5
+            term = weights[at] * inside
+            mass[cell] += weights[at]
+            sums[cell] += term
+            squares[cell] += term * inside
+        else:
+            if count < tail.size:
+                tail[count], tail_weights[count] = values[at], weights[at]
+            count += 1
+    return count

@@ -42,8 +42,8 @@ class Spectrum:
 
     def means(self, edges: NDArray[np.intp]) -> Floats:
         """Return the mean of every run `edges[i] .. edges[i + 1]`; runs are not empty."""
-        weight = np.diff(self.weight[edges])
-        sums = np.diff(self.sums[0][edges]) + np.diff(self.sums[1][edges])
+        weight = _rises(self.weight[edges])
+        sums = _rises(self.sums[0][edges]) + _rises(self.sums[1][edges])
         means = self.centre + sums / weight
         # A mean lies between its ends whatever the rounding, and one position is its own mean.
         return np.clip(means, self.positions[edges[:-1]], self.positions[edges[1:] - 1])
@@ -74,12 +74,17 @@ class Spectrum:
 
     def cost(self, edges: NDArray[np.intp]) -> float:
         """Return the sum of squared deviations of all runs from their means."""
-        weight = np.diff(self.weight[edges])
-        sums = np.diff(self.sums[0][edges]) + np.diff(self.sums[1][edges])
-        squares = np.diff(self.squares[0][edges]) + np.diff(self.squares[1][edges])
+        weight = _rises(self.weight[edges])
+        sums = _rises(self.sums[0][edges]) + _rises(self.sums[1][edges])
+        squares = _rises(self.squares[0][edges]) + _rises(self.squares[1][edges])
         costs = np.maximum(squares - sums * sums / weight, 0.0)
-        costs[np.diff(edges) == 1] = 0.0
+        costs[edges[1:] - edges[:-1] == 1] = 0.0
         return float(np.sum(costs))
+
+
+def _rises(running: Floats) -> Floats:
+    """Return `np.diff(running)`, several times faster where there are few."""
+    return running[1:] - running[:-1]
 
 
 def condensed(points: Spectrum, limit: int) -> Spectrum:
