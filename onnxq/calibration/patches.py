@@ -175,7 +175,7 @@ def _chosen(outputs: Sequence[int], count: int, pick: Pick) -> Sequence[Array]:
 
 def _gathered(padded: Array, places: Sequence[Array]) -> Array:
     """Return what stands at the places of each axis, [positions, kernel], as patches."""
-    spread = []
+    spread: list[Any] = []
     for axis, place in enumerate(places):
         shape = [len(place), *(1 for _ in places)]
         shape[1 + axis] = place.shape[1]

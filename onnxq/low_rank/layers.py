@@ -17,7 +17,8 @@ from onnx import NodeProto
 
 from onnxq import graphs, model, tensors
 from onnxq.calibration.attributes import Attributes, read_attributes
-from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope
+from onnxq.calibration.maps import Use
+from onnxq.graphs import DEFAULT_DOMAINS, Document
 from onnxq.low_rank.ranks import Key
 from onnxq.model import Weight
 from onnxq.selection import Skip, reason_by_kind, skip
@@ -34,20 +35,6 @@ the kernel, then 1 x 1; "matrix": two products.
 
 SQUARED = 1e140
 """Sums of squares of values below this, and of the inverse, are within float64."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Use:
-    """Hold one node that takes a weight as its input `index`, and the scope it stands in."""
-
-    scope: Scope
-    node: NodeProto
-    index: int
-
-    @property
-    def activation(self) -> str:
-        """The name of the input that the weight is applied to."""
-        return str(self.node.input[1 - self.index])
 
 
 @dataclass(frozen=True, kw_only=True)

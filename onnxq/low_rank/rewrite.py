@@ -15,11 +15,12 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from onnxq import tensors
+from onnxq.calibration.maps import Use
 from onnxq.graphs import Document, Scope, holder
 from onnxq.layout import Store, add_input, remove_inputs
 from onnxq.low_rank.attributes import along
 from onnxq.low_rank.factors import Factors
-from onnxq.low_rank.layers import Layer, Use
+from onnxq.low_rank.layers import Layer
 from onnxq.model import Weight
 
 Array = np.ndarray[Any, np.dtype[Any]]
