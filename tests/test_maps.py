@@ -186,8 +186,56 @@ def test_recurrent_weights_have_their_gates_on_axis_one(op_type: str, gates: int
     assert found(proto) == {}
 
 
+def recurrent_of_parts(opset: int) -> ModelProto:
+    """Return a model whose recurrent weights are cut, reordered, joined and made one direction."""
+    hidden, width = 8, 5
+    held = {
+        "w": graphs.normal((4 * hidden, width), 1),
+        "r": graphs.normal((4 * hidden, hidden), 2),
+        "zero": np.array([0], np.int64),
+        "half": np.array([2 * hidden], np.int64),
+        "all": np.array([4 * hidden], np.int64),
+    }
+    nodes = []
+    for name in "wr":
+        nodes += [
+            graphs.node("Slice", f"{name},zero,half,zero", f"{name}0"),
+            graphs.node("Slice", f"{name},half,all,zero", f"{name}1"),
+            graphs.node("Concat", f"{name}1,{name}0", f"{name}2", axis=0),
+        ]
+        if opset >= 13:
+            nodes.append(graphs.node("Unsqueeze", f"{name}2,zero", f"{name}3"))
+        else:
+            nodes.append(graphs.node("Unsqueeze", f"{name}2", f"{name}3", axes=[0]))
+    nodes.append(graphs.node("LSTM", "x,w3,r3", "y", hidden_size=hidden))
+    shapes = [graphs.value("x", 3, 2, width)], [graphs.value("y", 3, 1, 2, hidden)]
+    return graphs.model(graphs.graph(nodes, *shapes, graphs.tensors(**held)), opset)
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_recurrent_weights_put_together_of_parts_have_their_gates_on_axis_zero(opset: int) -> None:
+    proto = recurrent_of_parts(opset)
+    runs.run(proto, {"x": graphs.normal((3, 2, 5), 3)})
+    assert axes(proto) == {"w": 0, "r": 0}
+    assert found(proto) == {}
+
+
+def test_an_axis_that_was_put_in_is_no_axis_of_the_weight() -> None:
+    nodes = [
+        graphs.node("Unsqueeze", "w,last", "v"),  # [5] features, one output
+        graphs.node("MatMul", "x,v", "y"),
+    ]
+    held = {"w": graphs.normal((1, 5), 1), "last": np.array([-1], np.int64)}
+    assert axes(small(nodes, (3, 5, 3), held)) == {}
+
+
 def test_one_weight_tells_the_same_axis_as_all_together() -> None:
-    for build in (*ALL.values(), graphs.tied, graphs.recurrent("LSTM", 4)):
+    for build in (
+        *ALL.values(),
+        graphs.tied,
+        graphs.recurrent("LSTM", 4),
+        lambda: recurrent_of_parts(13),
+    ):
         document = model.wrap(build())
         weights = model.weights(document)
         together = maps.output_axes(document, weights)

@@ -17,7 +17,8 @@ from onnx import NodeProto
 
 from onnxq import graphs
 from onnxq.calibration.attributes import read_attributes
-from onnxq.calibration.maps import LinearMap, Use
+from onnxq.calibration.ends import Use
+from onnxq.calibration.maps import LinearMap
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Key
 from onnxq.model import Weight
 

@@ -10,15 +10,16 @@ weight; that of a Gather is one 1 among zeros.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from onnxq import graphs
+from onnxq import graphs, model
 from onnxq.calibration.attributes import Attributes, read_attributes
+from onnxq.calibration.ends import NEW, Axes, Use, Uses, ends
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Key, Scope
 from onnxq.model import Weight
 
@@ -26,7 +27,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["conv", "conv-transpose", "gemm", "gemm-left", "matmul", "matmul-left", "gather"]
 """The operator, and on which side of a product the weight stands: right, or left."""
 
-_SAME_AXES = frozenset({"Identity", "Cast"})
 _WEIGHT_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1,),
     "ConvTranspose": (1,),
@@ -42,20 +42,6 @@ _FIXED_AXES: Mapping[tuple[str, str, int], tuple[int, int]] = {
     ("com.microsoft", "Attention", 1): (2, 1),
 }
 """(rank, axis of the outputs) of weights that are no plain linear maps."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Use:
-    """Hold one node that takes a weight as its input `index`, and the scope it stands in."""
-
-    scope: Scope
-    node: NodeProto
-    index: int
-
-    @property
-    def activation(self) -> str:
-        """The name of the input that the weight is applied to; empty where there is none."""
-        return str(self.node.input[1 - self.index]) if len(self.node.input) > 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +67,7 @@ class Form:
     outputs: int
     inputs: int
     output_axis: int
-    axes: tuple[int, ...]
+    axes: Axes
     seen: tuple[int, ...]
     parts: tuple[int, ...]
     order: tuple[int, ...]
@@ -167,15 +153,32 @@ def output_axes(document: Document, weights: Sequence[Weight]) -> dict[Key, int]
     """Return the axis of each weight along which its outputs lie, of those where it is known.
 
     That is the axis on which scales of output channels stand. Beside linear maps it is known of
-    the weights of recurrent operators, [directions, gates x hidden, inputs]. Uses that tell none do
-    not count; where others disagree there is no axis. Reads no values.
+    the weights of recurrent operators, [directions, gates x hidden, inputs], even where these are
+    put together of parts. Uses that tell none do not count; where others disagree there is no axis.
+
+    Args:
+        document: the model.
+        weights: all of its tensors; integers among them may tell the axes of others.
+
+    Raises:
+        InputError: an integer constant cannot be read.
     """
     uses = graphs.uses(graphs.scopes(document))
+    held = {(weight.graph, weight.name): weight for weight in weights}
+
+    def integers(scope: Scope | None, name: str) -> tuple[int, ...] | None:
+        while scope is not None:
+            weight = held.get((scope.path, name))
+            if weight is not None:
+                return tuple(map(int, model.read(document, weight).reshape(-1)))
+            scope = scope.parent
+        return None
+
     found: dict[Key, int] = {}
     for weight in weights:
         if _is_map_like(weight):
-            ends = (end for end in _ends(weight, uses) if end is not None)
-            axes = {axis for end in ends if (axis := _axis(weight, *end)) is not None}
+            known = (end for end in ends(weight, uses, integers) if end is not None)
+            axes = {axis for end in known if (axis := _axis(weight, *end)) is not None}
             if len(axes) == 1:
                 found[weight.graph, weight.name] = axes.pop()
     return found
@@ -184,37 +187,33 @@ def output_axes(document: Document, weights: Sequence[Weight]) -> dict[Key, int]
 def output_axis(weight: Weight) -> int | None:
     """Return the axis of a weight along which its outputs lie; None if it has none.
 
-    It looks at the whole model: of many weights at once, `output_axes` tells in one walk.
+    It looks at the whole model: of many weights, `output_axes` tells in one walk.
     """
     proto = weight.scope.enclosing[0]
     assert isinstance(proto, ModelProto)  # the outermost message of any scope
     document = Document(proto=proto, path=None, folder=None, file_bytes=0)
-    return output_axes(document, [weight]).get((weight.graph, weight.name))
+    return output_axes(document, model.weights(document)).get((weight.graph, weight.name))
 
 
-_End = tuple[Use, tuple[int, ...]]
-"""A node that computes with a weight, and how the weight's axes are turned before it."""
-
-
-def _map(weight: Weight, uses: Mapping[Key, Sequence[graphs.Use]]) -> LinearMap | None:
+def _map(weight: Weight, uses: Uses) -> LinearMap | None:
     if not _is_map_like(weight):
         return None
-    ends: list[_End] = []
-    for end in _ends(weight, uses):
+    found: list[tuple[Use, Axes]] = []
+    for end in ends(weight, uses):
         if end is None:
             return None
-        ends.append(end)
-    return _joined(weight, ends)
+        found.append(end)
+    return _joined(weight, found)
 
 
-def _joined(weight: Weight, ends: Sequence[_End]) -> LinearMap | None:
-    forms = {_form(weight, use.node, use.index, axes) for use, axes in ends}
+def _joined(weight: Weight, found: Sequence[tuple[Use, Axes]]) -> LinearMap | None:
+    forms = {_form(weight, use.node, use.index, axes) for use, axes in found}
     if len(forms) != 1:
         return None
     form = forms.pop()
     if form is None:
         return None
-    return LinearMap(weight=weight, form=form, uses=tuple(use for use, _ in ends))
+    return LinearMap(weight=weight, form=form, uses=tuple(use for use, _ in found))
 
 
 def _is_map_like(weight: Weight) -> bool:
@@ -222,50 +221,20 @@ def _is_map_like(weight: Weight) -> bool:
     return is_held and weight.is_float and len(weight.shape) >= 2 and weight.elements > 0
 
 
-def _ends(weight: Weight, uses: Mapping[Key, Sequence[graphs.Use]]) -> Iterator[_End | None]:
-    """Yield the nodes that compute with a weight; None for what cannot be followed."""
-    start = (weight.graph, weight.name)
-    ahead = [(start, tuple(range(len(weight.shape))))]
-    seen = {start}
-    for key, axes in ahead:
-        for use in uses.get(key, ()):
-            turned = _handed_on(use, axes)
-            if use.node is None or (use.passed and turned is None):
-                yield None
-            elif turned is None:
-                yield Use(scope=use.scope, node=use.node, index=use.index), axes
-            else:
-                ahead += ((behind, turned) for behind in use.passed if behind not in seen)
-                seen.update(use.passed)
-
-
-def _handed_on(use: graphs.Use, axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the axes of what a node hands on; None where it hands on nothing of that shape."""
-    if use.node is None or not use.passed:
-        return None
-    if use.node.domain not in DEFAULT_DOMAINS or use.node.op_type in _SAME_AXES:
-        return axes  # a call of a function gives its body the value as it is
-    if use.node.op_type != "Transpose":
-        return None
-    attributes = read_attributes(use.node)
-    order = attributes.integers("perm") or tuple(reversed(range(len(axes))))
-    if attributes.has_references or sorted(order) != list(range(len(axes))):
-        return None
-    return tuple(axes[place] for place in order)
-
-
-def _axis(weight: Weight, use: Use, axes: tuple[int, ...]) -> int | None:
+def _axis(weight: Weight, use: Use, axes: Axes) -> int | None:
     """Return the stored axis along which the outputs of one use lie."""
     domain = "" if use.node.domain in DEFAULT_DOMAINS else use.node.domain
     fixed = _FIXED_AXES.get((domain, use.node.op_type, use.index))
     if fixed is not None:
-        rank, axis = fixed
-        return axes[axis] if len(axes) == rank else None
-    form = _form(weight, use.node, use.index, axes)
-    return None if form is None else form.output_axis
+        rank, place = fixed
+        axis = axes[place] if len(axes) == rank else NEW
+    else:
+        form = _form(weight, use.node, use.index, axes)
+        axis = NEW if form is None else form.output_axis
+    return None if axis == NEW else axis
 
 
-def _form(weight: Weight, node: NodeProto, index: int, axes: tuple[int, ...]) -> Form | None:
+def _form(weight: Weight, node: NodeProto, index: int, axes: Axes) -> Form | None:
     """Return how a node reads a weight, or None if it is no linear map for it."""
     op_type = node.op_type
     if node.domain == "com.microsoft":
@@ -275,7 +244,7 @@ def _form(weight: Weight, node: NodeProto, index: int, axes: tuple[int, ...]) ->
     attributes = read_attributes(node)
     if index not in _WEIGHT_INPUTS.get(op_type, ()) or attributes.has_references:
         return None
-    seen = tuple(weight.shape[axis] for axis in axes)
+    seen = tuple(1 if axis == NEW else weight.shape[axis] for axis in axes)
     if op_type == "Conv":
         return _conv_form(seen, axes, attributes)
     if op_type == "ConvTranspose":
@@ -289,7 +258,7 @@ def _form(weight: Weight, node: NodeProto, index: int, axes: tuple[int, ...]) ->
     return _product_form("matmul", seen, axes, outputs_first=False, inputs_left=True)
 
 
-def _conv_form(seen: tuple[int, ...], axes: tuple[int, ...], attributes: Attributes) -> Form | None:
+def _conv_form(seen: tuple[int, ...], axes: Axes, attributes: Attributes) -> Form | None:
     if attributes.conv_fault(seen):
         return None
     groups = attributes.integer("group", 1)
@@ -307,9 +276,7 @@ def _conv_form(seen: tuple[int, ...], axes: tuple[int, ...], attributes: Attribu
     )
 
 
-def _turned_form(
-    seen: tuple[int, ...], axes: tuple[int, ...], attributes: Attributes
-) -> Form | None:
+def _turned_form(seen: tuple[int, ...], axes: Axes, attributes: Attributes) -> Form | None:
     """Return the form of a ConvTranspose weight [channels, outputs of a group, *kernel]."""
     if attributes.conv_fault(seen):
         return None
@@ -329,7 +296,7 @@ def _turned_form(
 
 
 def _gemm_form(
-    seen: tuple[int, ...], axes: tuple[int, ...], attributes: Attributes, index: int
+    seen: tuple[int, ...], axes: Axes, attributes: Attributes, index: int
 ) -> Form | None:
     if len(seen) != 2:
         return None
@@ -344,7 +311,7 @@ def _gemm_form(
 def _product_form(
     kind: Kind,
     seen: tuple[int, ...],
-    axes: tuple[int, ...],
+    axes: Axes,
     *,
     outputs_first: bool,
     inputs_left: bool,
@@ -366,9 +333,7 @@ def _product_form(
     )
 
 
-def _gather_form(
-    seen: tuple[int, ...], axes: tuple[int, ...], attributes: Attributes
-) -> Form | None:
+def _gather_form(seen: tuple[int, ...], axes: Axes, attributes: Attributes) -> Form | None:
     axis = attributes.integer("axis", 0)
     if not -len(seen) <= axis < len(seen):
         return None

@@ -19,7 +19,8 @@ from onnx import ValueInfoProto
 
 from onnxq import files, runtime
 from onnxq.calibration import patches
-from onnxq.calibration.maps import LinearMap, Use
+from onnxq.calibration.ends import Use
+from onnxq.calibration.maps import LinearMap
 from onnxq.data.batches import Batch, Dataset
 from onnxq.errors import InputError, UnsupportedError
 from onnxq.graphs import Document, Key

@@ -17,7 +17,7 @@ from onnx import NodeProto
 
 from onnxq import graphs, model, tensors
 from onnxq.calibration.attributes import Attributes, read_attributes
-from onnxq.calibration.maps import Use
+from onnxq.calibration.ends import Use
 from onnxq.graphs import DEFAULT_DOMAINS, Document
 from onnxq.low_rank.ranks import Key
 from onnxq.model import Weight

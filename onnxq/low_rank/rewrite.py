@@ -15,7 +15,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from onnxq import tensors
-from onnxq.calibration.maps import Use
+from onnxq.calibration.ends import Use
 from onnxq.graphs import Document, Scope, holder
 from onnxq.layout import Store, add_input, remove_inputs
 from onnxq.low_rank.attributes import along
