@@ -58,6 +58,13 @@ def test_an_exact_size_loses_no_more_than_a_path_point_that_fits() -> None:
     assert total_loss(case, found.picks) <= min(total_loss(case, picks) for picks in fitting)
 
 
+def test_bytes_are_exchanged_where_steps_do_not_fit() -> None:
+    # A byte of the first tensor takes away more, but then the second does not fit.
+    first = [Way(bytes=0, loss=4.0), Way(bytes=2, loss=0.0)]
+    second = [Way(bytes=0, loss=9.0), Way(bytes=5, loss=0.0)]
+    assert allocate([first, second], 6) == (0, 1)
+
+
 def test_more_bytes_than_all_ways_take_give_the_least_loss() -> None:
     case = network(5, seed=3)
     assert allocate(case, 10**9) == (0,) * 5
@@ -87,6 +94,16 @@ def test_a_way_that_costs_more_than_it_says_is_passed_over() -> None:
     ]
     found = within(case, lambda picks: total_bytes(case, picks) + 50 * picks[0], 20)
     assert found.picks == (0, 1)
+
+
+def test_what_an_attempt_is_too_large_by_is_aimed_lower() -> None:
+    # Any way but the first brings 4 bytes more than it says: the way of 996 does not fit.
+    points = [(0, 100.0), (990, 20.0), (996, 15.0), (1000, 0.0)]
+    case = [[Way(bytes=size, loss=loss) for size, loss in points]]
+    found = within(
+        case, lambda picks: 10**6 + total_bytes(case, picks) + 4 * (picks[0] > 0), 10**6 + 998
+    )
+    assert found.picks == (1,)
 
 
 class JointError:
@@ -134,6 +151,20 @@ def test_refining_finds_the_tensor_that_decides_everything() -> None:
     )
     assert found.picks[1] == 2
     assert found.bytes <= 12
+
+
+def test_refining_saves_more_where_a_swap_is_larger_than_it_says() -> None:
+    ways = [Way(bytes=2, loss=1.0), Way(bytes=4, loss=0.25), Way(bytes=6, loss=0.0625)]
+    case = [ways, ways, ways]
+    found = refine(
+        case,
+        (1, 1, 1),
+        lambda picks: ways[picks[1]].loss,
+        lambda picks: total_bytes(case, picks) + 3 * (picks[1] == 2),
+        13,
+        runs=12,
+    )
+    assert (found.picks, found.bytes) == ((0, 2, 0), 13)
 
 
 def test_refining_leaves_an_undefined_error_for_a_defined_one() -> None:

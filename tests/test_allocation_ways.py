@@ -9,6 +9,7 @@ import pytest
 from onnxq.allocation.ways import (
     Move,
     Way,
+    exchanged,
     filled,
     front,
     hull,
@@ -61,6 +62,11 @@ def test_filling_starts_with_what_takes_away_most_loss_per_byte() -> None:
     assert filled(make_fronts(tensors), (0, 0), 4) == (0, 1)
 
 
+def test_a_tensor_pays_only_the_difference_of_a_second_move() -> None:
+    tensors = [[way(0, 9.0), way(2, 1.0), way(4, 0.0)]]
+    assert filled(make_fronts(tensors), (0,), 4) == (2,)
+
+
 def test_a_pick_that_another_betters_for_nothing_is_left() -> None:
     tensors = [[way(4, 5.0), way(4, 1.0), way(2, 2.0)]]
     assert filled(make_fronts(tensors), (0,), 0) == (1,)
@@ -82,6 +88,19 @@ def test_saving_takes_what_adds_least_loss_for_the_bytes_needed() -> None:
 def test_saving_more_than_there_is_ends_at_the_smallest_ways() -> None:
     tensors = [[way(1, 3.0), way(10, 0.0)]]
     assert lowered(make_fronts(tensors), (1,), 99, fixed=None) == (0,)
+
+
+def test_a_tensor_does_not_exchange_bytes_with_itself() -> None:
+    ways = [way(0, 5.0), way(4, 4.0), way(6, 0.0)]
+    assert exchanged(make_fronts([ways]), (1,), 0) == (1,)
+    other = [way(0, 1.5), way(3, 0.0)]
+    assert exchanged(make_fronts([ways, other]), (1, 0), 0) == (0, 1)
+
+
+def test_a_partner_of_equal_gain_is_found_behind_the_tensors_own_ways() -> None:
+    first = [way(0, 5.0), way(1, 0.0)]
+    second = [way(0, 8.0), way(10, 7.0), way(12, 2.0), way(13, 0.0)]
+    assert exchanged(make_fronts([first, second]), (0, 1), 0) == (1, 0)
 
 
 def test_totals_are_those_of_the_ways_taken() -> None:

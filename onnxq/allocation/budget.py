@@ -287,7 +287,7 @@ def refine(
 _SPREAD = 1.0
 """Standard deviation of the natural logarithm of what a loss is wrong by (a factor of e)."""
 
-_LESSON = 2.0
+_LESSON = 4.0
 """Factor that a measured error changes the worth of a tensor's losses by."""
 
 _SWAPS = 200

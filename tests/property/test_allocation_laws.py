@@ -31,9 +31,17 @@ from onnxq.allocation.ways import (
 Case = list[list[Way]]
 
 ways = st.builds(Way, bytes=st.integers(0, 12), loss=st.integers(0, 12).map(float))
-cases: st.SearchStrategy[Case] = st.lists(
-    st.lists(ways, min_size=1, max_size=5), min_size=1, max_size=4
-)
+
+
+def falling(sizes: list[int], losses: list[int]) -> list[Way]:
+    """Return ways of which the larger loses less, as real ones do."""
+    pairs = zip(sorted(sizes), sorted(losses, reverse=True), strict=False)
+    return [Way(bytes=size, loss=float(loss)) for size, loss in pairs]
+
+
+numbers = st.lists(st.integers(0, 12), min_size=2, max_size=5, unique=True)
+tensors = st.lists(ways, min_size=1, max_size=5) | st.builds(falling, numbers, numbers)
+cases: st.SearchStrategy[Case] = st.lists(tensors, min_size=1, max_size=4)
 budgets = st.integers(0, 50)
 
 
