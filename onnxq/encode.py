@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxq import bitpack, losses
+from onnxq import bitpack, losses, radixpack
 from onnxq.clustering import codebook
 from onnxq.clustering.cluster import Clustering, ClusterOptions, fit, halved, indexed
 from onnxq.errors import InputError
@@ -189,6 +189,9 @@ def planes(indices: Array, form: Form, limit: int = MAX_NODE_BYTES) -> dict[str,
         if form.is_plain:
             found[f"plane{tile}.0"] = part.astype(np.uint8 if form.bit_width <= 8 else np.uint16)
             continue
+        if form.layout == "radix":
+            found[f"plane{tile}.0"] = radixpack.pack(part, form.bit_width)
+            continue
         for number, plane in enumerate(bitpack.pack(part, form.bit_width)):
             found[f"plane{tile}.{number}"] = plane
     return found
@@ -222,6 +225,10 @@ def decode_indices(payloads: Mapping[str, Array], form: Form, limit: int = MAX_N
     for tile, rows in enumerate(tile_rows(form, limit)):
         if form.is_plain:
             tiles.append(payloads[f"plane{tile}.0"].reshape(-1))
+            continue
+        if form.layout == "radix":
+            words = payloads[f"plane{tile}.0"]
+            tiles.append(radixpack.unpack(words, form.bit_width, rows * row_elements))
             continue
         count = len(bitpack.PACKINGS[form.bit_width].planes)
         parts = tuple(payloads[f"plane{tile}.{i}"].reshape(-1) for i in range(count))

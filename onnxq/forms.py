@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from onnxq.bitpack import PACKINGS
 from onnxq.pools import Pool, member_indices
+from onnxq.radixpack import RADIXES
 from onnxq.trees import (
     INT32,
     INT64,
@@ -74,7 +75,9 @@ class Form:
 
     @property
     def is_full(self) -> bool:
-        """Whether 2^b centroids are stored however few are used, as a group table needs them."""
+        """Whether all centroids are stored however few are used, as a group table needs them."""
+        if self.layout == "radix":
+            return True
         is_packed = self.layout == "portable" and self.pool is None
         return is_packed and PACKINGS[self.bit_width].group > 1
 
@@ -85,7 +88,9 @@ class Form:
 
     @property
     def codebook_length(self) -> int:
-        """The centroids stored: all 2^b of a full codebook, else those used."""
+        """The centroids stored: all of a full codebook, 2^b or the radix, else those used."""
+        if self.layout == "radix":
+            return RADIXES[self.bit_width].base
         return 1 << self.bit_width if self.is_full else self.centroids
 
     @property
@@ -100,7 +105,7 @@ class Form:
 
 def is_plain(layout: StoredLayout, bit_width: int) -> bool:
     """Tell whether the indices stand unpacked in the tensor's own shape."""
-    return layout == "bytes" or bit_width in (8, 16)
+    return layout == "bytes" or (layout in ("portable", "native") and bit_width in (8, 16))
 
 
 def canonical(
@@ -109,11 +114,17 @@ def canonical(
     """Return the (layout, bit_width) that name a form, so that one form has one name.
 
     Unpacked indices are called portable when 8 or 16 bits are needed and bytes, at the bits that
-    the centroids need, when fewer would do. A width that native lacks is stored as portable.
+    the centroids need, when fewer would do. A width that native or radix lacks is stored as
+    portable.
 
     >>> canonical("native", 3, 8, 21), canonical("portable", 8, 100, 21)
     (('portable', 3), ('bytes', 7))
     """
+    if layout == "radix":
+        radix = RADIXES.get(bit_width)
+        if radix is not None and centroids <= radix.base and opset >= RANGE_OPSET:
+            return layout, bit_width
+        layout = "portable"
     if is_plain(layout, bit_width):
         needed = max(1, (centroids - 1).bit_length())
         return ("portable", needed) if needed in (8, 16) else ("bytes", needed)
@@ -157,6 +168,8 @@ def _group(form: Form) -> int:
     """Return how many weights one int32 word stands for while a tensor is decoded."""
     if form.layout == "native" or form.is_plain or form.pool is not None:
         return 1
+    if form.layout == "radix":
+        return RADIXES[form.bit_width].group
     return PACKINGS[form.bit_width].group
 
 
@@ -210,11 +223,22 @@ def _looked_up(form: Form, tile: int) -> Expr:
     if form.is_plain:
         plane = Part(f"plane{tile}.0", UINT8 if form.bit_width <= 8 else UINT16, form.shape)
         return gather(codebook, cast(plane, INT32))
+    if form.layout == "radix":
+        return _radix(form, tile, codebook)
     packing = PACKINGS[form.bit_width]
     table = codebook
     if packing.group > 1:
-        table = gather(codebook, _digits(form.bit_width, (packing.group,), form.opset))
+        table = gather(codebook, _digits(1 << form.bit_width, (packing.group,), form.opset))
     return _trimmed(gather(table, _words(form, tile)), form, packing.block)
+
+
+def _radix(form: Form, tile: int, codebook: Expr) -> Expr:
+    """Return the centroids of indices that are digits of a base which is no power of two."""
+    radix = RADIXES[form.bit_width]
+    dims = (-(-form.elements // radix.group),)
+    plane = Part(f"plane{tile}.0", UINT8 if radix.word_bytes == 1 else UINT16, dims)
+    table = gather(codebook, _digits(radix.base, (radix.group,), form.opset))
+    return _trimmed(gather(table, cast(plane, INT32)), form, radix.group)
 
 
 def _pooled(form: Form, pool: Pool) -> Expr:
@@ -259,7 +283,7 @@ def _fields(width: int, shift: int, dims: tuple[int, ...], opset: int) -> Expr:
     """Return the shared int32 table [256, *dims] of a byte's fields, shifted to their place."""
     values = tuple(value << shift for value in range(1 << width))
     shifted = Const(INT32, (len(values),), values)
-    return gather(shifted, _digits(width, dims, opset), is_shared=True)
+    return gather(shifted, _digits(1 << width, dims, opset), is_shared=True)
 
 
 def _trimmed(value: Expr, form: Form, block: int) -> Expr:
@@ -278,23 +302,22 @@ def _trimmed(value: Expr, form: Form, block: int) -> Expr:
 
 
 @cache
-def _digits(bits: int, dims: tuple[int, ...], opset: int) -> Expr:
-    """Return the shared int32 table [2^(bits*count), *dims] of the digits of every word.
+def _digits(base: int, dims: tuple[int, ...], opset: int) -> Expr:
+    """Return the shared int32 table [base^count, *dims] of the digits of every word.
 
-    Digit j (row-major in dims) of word w is (w >> bits*j) & (2^bits - 1), little end first.
+    Digit j (row-major in dims) of word w is w // base^j % base, little end first.
     """
     count = math.prod(dims)
-    words = 1 << (bits * count)
+    words = base**count
     if opset < RANGE_OPSET:
-        mask = (1 << bits) - 1
-        values = tuple((w >> (bits * j)) & mask for w in range(words) for j in range(count))
+        values = tuple(w // base**j % base for w in range(words) for j in range(count))
         return cast(Const(UINT8, (words, *dims), values), INT32, is_shared=True)
     limits = tuple(scalar(value) for value in (0, words, 1))
     counted = Op("Range", limits, is_shared=True)
     column = reshape(counted, (-1, *(1 for _ in dims)), is_shared=True)
-    powers = Const(INT32, dims, tuple(1 << (bits * j) for j in range(count)))
+    powers = Const(INT32, dims, tuple(base**j for j in range(count)))
     shifted = Op("Div", (column, powers), is_shared=True)
-    return Op("Mod", (shifted, scalar(1 << bits)), is_shared=True)
+    return Op("Mod", (shifted, scalar(base)), is_shared=True)
 
 
 ALIAS_NAME = "onnxq_"

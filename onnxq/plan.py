@@ -23,6 +23,7 @@ from onnxq.model import Weight
 from onnxq.options import ConvertOptions, Init
 from onnxq.pooling import settle
 from onnxq.pools import Pool
+from onnxq.radixpack import RADIXES
 from onnxq.selection import Skip, check_patterns, reason_to_keep, skip, width_for
 from onnxq.trees import FLOAT16
 
@@ -99,6 +100,9 @@ class TensorPlan:
 
     def _fits_layout(self) -> bool:
         """Tell whether the other fields are those of the layout."""
+        if self.layout == "radix":
+            radix = RADIXES.get(self.bit_width)
+            return radix is not None and self.centroids <= radix.base
         if self.layout != "half":
             return True
         is_stored = self.dtype in _WIDE_TYPES and self.codebook_dtype == "float16"

@@ -18,6 +18,7 @@ from onnxq.bitpack import PACKINGS
 from onnxq.forms import ALIAS_NAME, NATIVE_OPSETS, Form, StoredLayout, is_plain
 from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, value_names
 from onnxq.pools import Pool
+from onnxq.radixpack import RADIXES
 from onnxq.trees import FLOAT16, UINT8, UINT16
 
 ROOTS = ("Reshape", "Gather", "Concat")
@@ -295,6 +296,7 @@ def _widths(length: int) -> Iterator[tuple[StoredLayout, int]]:
         if least <= bit_width:
             yield "native", bit_width
     yield "bytes", least
+    yield from (("radix", bits) for bits, radix in RADIXES.items() if radix.base == length)
 
 
 def _shape(
@@ -316,7 +318,8 @@ def _shape(
     below = sight.producer(node.input[0])
     if below is not None and below.op_type == "Slice":
         return _ends(sight, below)
-    return (math.prod(plane.dims) * PACKINGS[bit_width].group,)
+    group = RADIXES[bit_width].group if layout == "radix" else PACKINGS[bit_width].group
+    return (math.prod(plane.dims) * group,)
 
 
 def _first_plane(sight: Sight, node: NodeProto) -> TensorProto | None:

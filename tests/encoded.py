@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxq import encode, forms, layout, model, scaling
 from onnxq.encode import Encoded, planes
 from onnxq.files import InlineStore
-from onnxq.forms import MAX_NODE_BYTES, Form, canonical
+from onnxq.forms import MAX_NODE_BYTES, Form, StoredLayout, canonical
 from onnxq.graphs import Document, taken_names
 from onnxq.options import LayoutName
 from onnxq.plan import Plan, TensorPlan
@@ -41,12 +41,13 @@ from tests import graphs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LAYOUTS: tuple[LayoutName, ...] = ("portable", "native", "bytes")
+STORED_LAYOUTS: tuple[StoredLayout, ...] = (*LAYOUTS, "radix")
 FLOATS = (FLOAT, FLOAT16, BFLOAT16, DOUBLE)
 OPSETS = (7, 10, 11, 21, 25)
 
 
 def make_form(
-    wanted: LayoutName = "portable",
+    wanted: StoredLayout = "portable",
     bit_width: int = 4,
     shape: Sequence[int] = (5, 7),
     **changes: Any,

@@ -24,6 +24,7 @@ from onnxq.forms import (
     tile_rows,
 )
 from onnxq.options import LayoutName
+from onnxq.radixpack import RADIXES
 from onnxq.tensors import FLOAT_TYPES
 from onnxq.trees import (
     FLOAT,
@@ -102,6 +103,30 @@ def test_half_codebook_is_cast_to_the_type_of_the_tensor(data_type: int) -> None
     assert len(to_float) == (0 if data_type == FLOAT16 else 1)
     assert form.codebook_bytes == 2 * 64
     assert_decodes(form)
+
+
+@pytest.mark.parametrize("bits", RADIXES)
+@pytest.mark.parametrize("scale_axis", [None, 0, 1])
+def test_radix_form_computes_the_centroids_of_the_indices(
+    bits: int, scale_axis: int | None
+) -> None:
+    base = RADIXES[bits].base
+    scale_type = None if scale_axis is None else FLOAT16
+    for opset, shape, used in product((11, 17), ((3, 5), (4, 15), (2, 3, 7)), (2, base)):
+        form = make_form(
+            "radix", bits, shape, opset=opset, centroids=used,
+            scale_axis=scale_axis, scale_type=scale_type,
+        )  # fmt: skip
+        assert (form.layout, form.codebook_length) == ("radix", base)
+        assert_decodes(form)
+        assert_decodes(form, 100)
+
+
+def test_radix_form_is_portable_where_it_cannot_be() -> None:
+    assert canonical("radix", 2, 3, 11) == ("radix", 2)
+    assert canonical("radix", 2, 3, 10) == ("portable", 2)
+    assert canonical("radix", 2, 4, 11) == ("portable", 2)
+    assert canonical("radix", 5, 9, 17) == ("portable", 5)
 
 
 # Structure
@@ -290,7 +315,9 @@ def _holds_plane(expr: Expr) -> bool:
 
 def _padding_bytes(form: Form) -> int:
     """Return the most that padding adds to a node: up to a block of the widest elements."""
-    return PACKINGS[form.bit_width].block * max(4, FLOAT_TYPES[form.data_type].itemsize)
+    is_radix = form.layout == "radix"
+    block = RADIXES[form.bit_width].group if is_radix else PACKINGS[form.bit_width].block
+    return block * max(4, FLOAT_TYPES[form.data_type].itemsize)
 
 
 def test_tensor_under_the_limit_is_not_tiled() -> None:

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 import onnxq
 from onnxq import model
 from onnxq.choose import choice_of
 from onnxq.conversion import workers
-from onnxq.errors import UnsupportedError
+from onnxq.errors import InputError, UnsupportedError
 from onnxq.facts import gather_facts
 from onnxq.forms import ALIAS_NAME, Form
 from onnxq.options import make_options
 from onnxq.plan import Plan, TensorPlan, make_plan, tensor_plan
 from onnxq.pooling import settle
+from onnxq.radixpack import RADIXES
 from onnxq.recognise import find
 from onnxq.report import Report
 from onnxq.trees import FLOAT16
@@ -194,6 +195,57 @@ def test_product_that_lost_its_name_leaves_what_it_scales(tmp_path: Path) -> Non
     assert (found.name, found.form.scale_axis) == (product.input[0], None)
     _, plain = onnxq.restore(converted)
     runs.assert_same(runs.run(plain, {}), before)
+
+
+# Bases that are no powers of two
+
+
+def in_radix(tensor: TensorPlan) -> dict[str, Any]:
+    """Return the changes that store a tensor in the radix of its width."""
+    base = RADIXES[tensor.bit_width].base
+    return {"layout": "radix", "centroids": min(base, tensor.centroids)}
+
+
+def in_radix_with_scales(tensor: TensorPlan) -> dict[str, Any]:
+    return in_radix(tensor) | {"scale_axis": 0, "scale_dtype": "float16"}
+
+
+@pytest.mark.parametrize("bits", RADIXES)
+@pytest.mark.parametrize("change", [in_radix, in_radix_with_scales], ids=["plain", "scaled"])
+def test_radix_tensors_are_decoded_alike(bits: int, change: Change, tmp_path: Path) -> None:
+    proto = collection({**tensors(), "row": graphs.normal((3, 5), 9)})
+    report, converted = convert(proto, change, tmp_path, bits=bits)
+    assert {(row.layout, row.bit_width) for row in report.tensors} == {("radix", bits)}
+    radix = RADIXES[bits]
+    for row in report.tensors:
+        assert row.index_bytes == -(-row.elements // radix.group) * radix.word_bytes
+        assert row.centroids <= radix.base
+    found = find(model.wrap(converted))
+    assert {(item.form.layout, item.form.bit_width) for item in found} == {("radix", bits)}
+    assert_three_agree(converted)
+    assert folded(converted, tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_radix_of_other_types_is_decoded_alike(dtype: str, tmp_path: Path) -> None:
+    _, converted = convert(collection(tensors(np.dtype(dtype))), in_radix, tmp_path, bits=4)
+    assert {item.form.layout for item in find(model.wrap(converted))} == {"radix"}
+    assert_three_agree(converted)
+
+
+def test_radix_word_that_stands_for_no_group_is_refused(tmp_path: Path) -> None:
+    arrays = {"w": graphs.normal((4, 10), 3)}
+    _, converted = convert(collection(arrays), in_radix, tmp_path, bits=2)
+    for tensor in converted.graph.initializer:
+        if tensor.data_type == TensorProto.UINT8:
+            tensor.raw_data = b"\xf3" + tensor.raw_data[1:]
+    with pytest.raises(InputError, match="words: found 243, expected less than 243"):
+        onnxq.restore(converted)
+
+
+def test_radix_needs_opset_11(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="layout radix has no form for 2 bits"):
+        convert(collection(tensors(), 10), in_radix, tmp_path, bits=2)
 
 
 # What a planner hands in

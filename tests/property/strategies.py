@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, helper
 from onnxq.forms import Form
 from onnxq.trees import DOUBLE, FLOAT, FLOAT16
 from tests import graphs
-from tests.encoded import FLOATS, OPSETS, make_form
+from tests.encoded import FLOATS, OPSETS, STORED_LAYOUTS, make_form
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -106,7 +106,7 @@ def forms(draw: st.DrawFn, max_elements: int = 200) -> Form:
     axes = [axis for axis, dim in enumerate(shape) if dim > 1]
     axis = draw(st.sampled_from((None, *axes))) if data_type in (FLOAT, DOUBLE) else None
     return make_form(
-        draw(layouts),
+        draw(st.sampled_from(STORED_LAYOUTS)),
         bits,
         shape,
         data_type=data_type,
@@ -114,7 +114,7 @@ def forms(draw: st.DrawFn, max_elements: int = 200) -> Form:
         scale_type=None if axis is None else draw(st.sampled_from((data_type, FLOAT16))),
         codebook_type=draw(st.sampled_from((data_type, FLOAT16))),
         opset=draw(st.sampled_from(OPSETS)),
-        centroids=draw(st.integers(1, 1 << bits)),
+        centroids=draw(st.integers(1, 1 << bits) | st.integers(1, min(3, 1 << bits))),
     )
 
 
