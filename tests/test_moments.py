@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
+from threadpoolctl import threadpool_limits
 
 from onnxq import model
 from onnxq.calibration import maps, moments
@@ -174,6 +175,25 @@ def test_how_many_walks_there_are_does_not_change_what_is_seen(tmp_path: Path) -
     for name in "qkvo":
         np.testing.assert_array_equal(found[0][name].second, found[1][name].second)
         np.testing.assert_array_equal(found[0][name].mean, found[1][name].mean)
+
+
+def test_neither_jobs_nor_threads_of_products_change_a_sum(tmp_path: Path) -> None:
+    # Of 7,000 vectors of 147 values, two threads of OpenBLAS sum up other parts than one.
+    nodes = [graphs.node("MatMul", f"x,{name}", f"{name}y") for name in "abc"]
+    nodes.append(graphs.node("Sum", "ay,by,cy", "y"))
+    held = {name: graphs.normal((147, 3), seed) for seed, name in enumerate("abc")}
+    proto = layer(nodes, (147,), held)
+    x = graphs.normal((7000, 147), 2)
+    found = []
+    for jobs, threads in ((1, 1), (3, 1), (1, 4)):
+        folder = tmp_path / f"{jobs}-{threads}"
+        folder.mkdir()
+        looking = Looking(jobs=jobs, bounds=Bounds(run_samples=7000))
+        with threadpool_limits(limits=threads, user_api="blas"):
+            found.append(collected(proto, [{"x": x}], folder, looking))
+    for other in found[1:]:
+        for name in "abc":
+            np.testing.assert_array_equal(other[name].second, found[0][name].second)
 
 
 def test_every_batch_is_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from onnx import ValueInfoProto
+from threadpoolctl import threadpool_limits
 
 from onnxq import files, runtime
 from onnxq.calibration import patches
@@ -24,12 +25,16 @@ from onnxq.calibration.maps import LinearMap
 from onnxq.data.batches import Batch, Dataset
 from onnxq.errors import InputError, UnsupportedError
 from onnxq.graphs import Document, Key
+from onnxq.parallel import ordered_map
 from onnxq.runtime import Session
 from onnxq.validation.reference_runs import Carried
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Tell = Callable[[str, int], None]
 """Called with a batch's place, and how many samples have been run in all walks together."""
+
+VECTOR_BYTES = 512 << 20
+"""Most bytes of vectors that threads sum up at a time, unless a single map has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +57,23 @@ class Bounds:
     maps: int = 32
     moment_bytes: int = 512 << 20
     run_samples: int = 4
-    elements: int = 1 << 20
+    elements: int = 1 << 19
     vectors: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looking:
-    """Hold how a model is run and looked at: the state it carries, by output, and bounds."""
+    """Hold how a model is run and looked at.
+
+    Attributes:
+        carry: Inputs by the output of the run before that they are fed from.
+        bounds: How much is looked at.
+        jobs: Threads that sum up; their number changes no sum.
+    """
 
     carry: Mapping[str, str] = field(default_factory=dict)
     bounds: Bounds = field(default_factory=Bounds)
+    jobs: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,18 +156,19 @@ def collect(
     files.move_out(document, target)
     found: dict[Key, StoredMoments] = {}
     done = 0
-    for group in groups(seen, looking.bounds):
-        sums = [_Sums(one, shown[one.key], looking.bounds) for one in group]
-        session = _watched(document, target, sums)
-        for batch, outputs, run in _runs(session, dataset, looking):
+    # How many threads a product is shared out to decides how it is rounded; with one, nothing does.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for group in groups(seen, looking.bounds):
+            sums = [_Sums(one, shown[one.key], looking.bounds) for one in group]
+            session = _watched(document, target, sums)
+            for batch, outputs, run in _runs(session, dataset, looking):
+                _add(sums, outputs, (batch.samples, run), looking.jobs)
+                done += batch.samples
+                if tell is not None:
+                    tell(batch.where, done)
             for item in sums:
-                item.add(outputs, batch.samples, run)
-            done += batch.samples
-            if tell is not None:
-                tell(batch.where, done)
-        for item in sums:
-            if item.vectors:
-                found[item.map.key] = item.stored(folder / f"moment{len(found)}.npy")
+                if item.vectors:
+                    found[item.map.key] = item.stored(folder / f"moment{len(found)}.npy")
     return found
 
 
@@ -225,10 +238,16 @@ class _Sums:
             self.left_out += int(np.count_nonzero(~is_good))
             self._sum(rows if is_good.all() else rows[:, is_good])
 
+    def vector_bytes(self, samples: int) -> int:
+        """Return about how many bytes a run's vectors take, as they come and as float64."""
+        size = self.map.groups * self.map.inputs
+        return 24 * samples * max(self.bounds.elements, self.bounds.vectors * size)
+
     def stored(self, path: Path) -> StoredMoments:
         """Write the second moment and return the moments."""
-        np.save(path, self._second / self.vectors)
         mean = self._mean / self.vectors
+        self._second /= self.vectors  # in place: it may be large
+        np.save(path, self._second)
         return StoredMoments(second=path, mean=mean, vectors=self.vectors, left_out=self.left_out)
 
     def _sum(self, rows: Array) -> None:
@@ -247,8 +266,9 @@ class _Sums:
         is_there = (wrapped >= 0) & (wrapped < size)
         self.left_out += int(np.count_nonzero(~is_there))
         self.vectors += int(np.count_nonzero(is_there))
-        self._mean[0] += np.bincount(wrapped[is_there], minlength=size)
-        self._second = self._mean  # the square of a 1 is 1
+        counts = np.bincount(wrapped[is_there], minlength=size)
+        self._mean[0] += counts
+        self._second[0] += counts  # the square of a 1 is 1
 
     def _rows(self, use: Use, values: Array, samples: int, run: tuple[int, int]) -> Array:
         """Return input vectors as float64 [groups, vectors, inputs]."""
@@ -270,6 +290,21 @@ class _Sums:
             found = patches.of_matrix(values, axis, count * samples, pick)
         grouped = found.reshape(len(found), one.groups, one.inputs)
         return np.ascontiguousarray(grouped.transpose(1, 0, 2), np.float64)
+
+
+def _add(
+    sums: Sequence[_Sums], outputs: Mapping[str, Any], run: tuple[int, int], jobs: int
+) -> None:
+    """Let all sums take in a run: of so many samples, and its number."""
+    added = ordered_map(
+        lambda item: item.add(outputs, *run),
+        sums,
+        jobs=jobs,
+        cost=lambda item: item.vector_bytes(run[0]),
+        budget=VECTOR_BYTES,
+    )
+    for _ in added:
+        pass
 
 
 def _picker(name: str, run: tuple[int, int]) -> patches.Pick:
