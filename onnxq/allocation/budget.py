@@ -215,11 +215,11 @@ def _single_moves(fronts: Fronts, picks: Picks, scale: _Scale, target: int) -> P
     while 0 <= TOLERANCE * target < target - scale.weigh(picks):
         found = picks
         for candidate in _rising(fronts, picks, target - scale.weigh(picks)):
+            if found != picks or tried == _SINGLE_SIZES:
+                break
             tried += 1
             if scale.weigh(candidate) <= target:
                 found = candidate
-            if found != picks or tried >= _SINGLE_SIZES:
-                break
         if found == picks:
             break
         picks = found
