@@ -1,0 +1,229 @@
+"""The page, the plots and the figures of tools/bits, from made-up rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.bits import draw, figures, methods, plots, results
+from tools.bits.methods import METHODS, Subject
+from tools.bits.rows import Row
+from tools.bits.tasks import TASKS
+
+ENVIRONMENT = {
+    "commit": "0123456789abcdef",
+    "uncommitted_changes": False,
+    "machine": {"cpu": "a processor", "cores": 2, "memory_bytes": 2**33, "system": "Linux"},
+    "versions": {"python": "3.11.7", "onnxruntime": "1.31.1"},
+}
+GRAPH, WEIGHTS = 10_000, 400_000
+
+
+def estimate(value: float | None, error: float | None = 0.01) -> dict[str, Any]:
+    return {"value": value, "standard_error": error, "low": None, "high": None}
+
+
+def metric(name: str, score: float | None) -> dict[str, Any]:
+    found = {
+        "name": name,
+        "output": "probabilities",
+        "unit": "",
+        "better": "higher",
+        "samples": 450,
+        "reference": estimate(0.7) if name == "top1" else None,
+        "candidate": estimate(score),
+        "difference": None,
+        "is_within_noise": None,
+        "is_equal": score is None,
+        "detail": "",
+    }
+    if name == "top1" and score is not None:
+        found["difference"] = estimate(score - 0.7, 0.005)
+    return found
+
+
+def row(method: str, setting: str, file_bytes: int, score: float) -> Row:
+    snr = None if method == "float" else 30.0 * score
+    return {
+        "key": {},
+        "task": "dcase",
+        "method": method,
+        "setting": setting,
+        "asked": {},
+        "original_bytes": GRAPH + WEIGHTS,
+        "weight_bytes": WEIGHTS,
+        "calibration_samples": 90,
+        "command": "onnxq convert dcase.onnx out.onnx",
+        "seconds": 1.5,
+        "peak_bytes": 120_000_000,
+        "failure": None,
+        "file_bytes": file_bytes,
+        "ratio": file_bytes / (GRAPH + WEIGHTS),
+        "metrics": [metric("top1", score), metric("snr", snr)],
+        "samples": 450,
+        "evaluated_by": "onnxq validate dcase.onnx out.onnx",
+        "source": "abc",
+        "environment": ENVIRONMENT,
+        "measured": "2026-01-01T00:00:00+00:00",
+    }
+
+
+def failed(method: str, setting: str) -> Row:
+    found = row(method, setting, 0, 0.0)
+    for name in ("file_bytes", "ratio", "metrics", "samples", "evaluated_by"):
+        del found[name]
+    return {
+        **found,
+        "failure": {"stage": "making it", "exit_status": 1, "message": "a reason"},
+    }
+
+
+ROWS = [
+    row("optimal", "4 bits", 62_000, 0.694),
+    row("float", "original", GRAPH + WEIGHTS, 0.7),
+    row("optimal", "3 bits", 47_000, 0.66),
+    row("ce2", "4 bits", 61_000, 0.68),
+    row("ort-dynamic", "per tensor", 110_000, 0.69),
+    failed("onnxsim-kmeans", "simplified"),
+]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    draw.write_all(folder, results.merged([], ROWS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(drawn: Path) -> str:
+    return (drawn / "bits.md").read_text("utf-8")
+
+
+def cells_of(text: str, start: str) -> list[str]:
+    """Return the cells of the only table line that begins so."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_row_shows_score_difference_and_snr_with_standard_errors(text: str) -> None:
+    cells = cells_of(text, "uniform, optimal | 4 bits |")
+    assert cells[2:4] == ["62,000", "0.151"]
+    assert cells[4:7] == ["0.694 ±0.010", "-0.006 ±0.005", "20.8 ±0.0"]
+    assert cells[7:] == ["1.5", "120.0"]
+
+
+def test_the_float_model_is_equal_to_itself(text: str) -> None:
+    assert cells_of(text, "float | original |")[6] == "equal"
+
+
+def test_losses_beyond_what_is_allowed_are_bold(text: str) -> None:
+    # at 0.15 of 400,000 the limit is 70,000 bytes, at 0.12 58,000
+    optimal = cells_of(text, "uniform, optimal | 4 bits: 62,000 |")
+    assert optimal[1:] == ["4 bits: 62,000", "+0.6", "3 bits: 47,000", "**+4.0**"]
+    ce2 = cells_of(text, "uniform, preset ce2 | 4 bits: 61,000 |")
+    assert ce2[1:] == ["4 bits: 61,000", "**+2.0**", "-", "-"]
+
+
+def test_a_peer_that_failed_is_named_with_its_reason(text: str) -> None:
+    assert "- onnxsim k-means, 4 bits, simplified: making it failed: a reason" in text
+
+
+def test_the_page_names_the_commit_and_its_rows(text: str) -> None:
+    assert cells_of(text, "0123456789ab |")[1] == "6"
+
+
+def test_rows_stand_in_the_order_of_methods_and_settings() -> None:
+    found = [(r["method"], r["setting"]) for r in results.merged([], ROWS)]
+    assert found[:4] == [
+        ("float", "original"),
+        ("ce2", "4 bits"),
+        ("optimal", "3 bits"),
+        ("optimal", "4 bits"),
+    ]
+
+
+def test_a_row_that_was_measured_again_replaces_its_former_self() -> None:
+    again = row("optimal", "4 bits", 61_999, 0.7)
+    found = results.merged(ROWS, [again])
+    assert len(found) == len(ROWS)
+    assert [r["file_bytes"] for r in found if r["setting"] == "4 bits"] == [61_000, 61_999]
+
+
+def test_rows_of_settings_that_there_are_no_more_are_left_out() -> None:
+    assert results.merged([row("optimal", "99 bits", 1, 0.1)], ROWS) == results.merged([], ROWS)
+
+
+def test_results_come_back_from_their_file(tmp_path: Path) -> None:
+    kept = results.merged([], ROWS)
+    results.write(tmp_path, kept)
+    assert results.read(tmp_path) == json.loads(json.dumps(results.rounded(kept)))
+
+
+def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
+    (tmp_path / results.NAME).write_text('{"version": 99}')
+    with pytest.raises(ValueError, match="99"):
+        results.read(tmp_path)
+
+
+def test_the_same_rows_give_the_same_picture(drawn: Path) -> None:
+    data = (drawn / "bits-dcase.png").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    assert plots.draw(TASKS["dcase"], results.merged([], ROWS)) == data
+
+
+def test_the_page_is_drawn_from_the_results_alone(drawn: Path, text: str, tmp_path: Path) -> None:
+    (tmp_path / results.NAME).write_bytes((drawn / results.NAME).read_bytes())
+    assert draw.main(["--only-json", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "bits.md").read_text("utf-8") == text
+
+
+def test_without_rows_nothing_is_drawn(tmp_path: Path) -> None:
+    assert draw.main(["--work", str(tmp_path), "--out", str(tmp_path)]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_is_counted_in_standard_errors_of_the_float_score() -> None:
+    assert figures.loss(metric("top1", 0.68)) == pytest.approx(2.0)
+    assert figures.loss(metric("top1", 0.71)) == pytest.approx(-1.0)
+    assert figures.loss(metric("snr", 30.0)) is None  # there is no float figure to lose
+    lower = {**metric("top1", 0.71), "better": "lower"}
+    assert figures.loss(lower) == pytest.approx(1.0)
+
+
+def test_no_file_within_a_size_meets_no_floor() -> None:
+    (wide, narrow) = figures.verdicts(ROWS, TASKS["dcase"], "ce2")
+    assert wide.limit_bytes == GRAPH + 0.15 * WEIGHTS
+    assert narrow.row is None
+    assert not narrow.is_met
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_settings_of_a_method_are_unique(task: Any) -> None:
+    subject = Subject(task=task, file_bytes=GRAPH + WEIGHTS, weight_bytes=WEIGHTS)
+    for method in METHODS.values():
+        names = [point.setting for point in method.points(subject)]
+        assert len(set(names)) == len(names)
+
+
+def test_target_sizes_include_the_floors_of_the_task() -> None:
+    task = TASKS["orientation"]
+    subject = Subject(task=task, file_bytes=GRAPH + WEIGHTS, weight_bytes=WEIGHTS)
+    points = {p.setting: p for p in methods.by_share("--calibration", "{calibration}")(subject)}
+    for share in task.floors:
+        size = GRAPH + share * WEIGHTS
+        point = points[f"{share:g} of the weights"]
+        assert point.asked == {"file_bytes": size}
+        assert point.words == ("--target-size", f"{size:.0f}", "--calibration", "{calibration}")
+
+
+def test_published_rows_become_presets_and_targets() -> None:
+    subject = Subject(task=TASKS["dcase"], file_bytes=468_824, weight_bytes=467_260)
+    presets = list(methods.as_published(is_preset=True)(subject))
+    targets = list(methods.as_published(is_preset=False)(subject))
+    assert [p.setting for p in presets] == [p.setting for p in targets]
+    assert "--quantize-variance" in presets[0].words
+    assert targets[0].words == ("--target-size", str(targets[0].asked["file_bytes"]))

@@ -1,0 +1,178 @@
+"""The ways to make a file smaller that are compared: a table of methods, each with its points.
+
+A method is a line of this table. One that is a command of onnxq needs no code: its points are the
+options that `onnxq convert IN OUT` gets. Words in braces stand for what the model has:
+`{calibration}` for its calibration samples, `{size}` for a point's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tools.bits.tasks import Task
+from tools.ce2 import published
+
+Maker = Literal["float", "onnxq", "peer", "onnxsim"]
+Words = tuple[str, ...]
+WIDTHS = tuple(range(2, 9))
+SHARES = (0.06, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26)
+"""Shares of the float weights' bytes that methods with a target size are asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Hold what the points of a method depend on: the model's bytes, and those of its weights."""
+
+    task: Task
+    file_bytes: int
+    weight_bytes: int
+
+    @property
+    def graph_bytes(self) -> int:
+        """What the original file holds beside its float weights."""
+        return self.file_bytes - self.weight_bytes
+
+    def size(self, share: float) -> int:
+        """Return the bytes of a file with the original graph and a share of the weights' bytes."""
+        return self.graph_bytes + round(share * self.weight_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Say one working point of a method.
+
+    Attributes:
+        setting: For a person; unique within the method.
+        words: Options of the command, or settings of a peer.
+        asked: What was asked for, by the name of the row's figure that must meet it.
+    """
+
+    setting: str
+    words: Words
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+
+Points = Callable[[Subject], Iterator[Point]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Describe one way to make a file smaller.
+
+    Attributes:
+        name: Stem of its rows.
+        title: For a person.
+        maker: What writes the file: nothing, `onnxq convert`, or a script of this folder.
+        points: The working points on a model.
+        is_drawn: Whether its points are a curve, or marks, of the plots.
+    """
+
+    name: str
+    title: str
+    maker: Maker
+    points: Points
+    is_drawn: bool = True
+
+
+def by_width(*words: str) -> Points:
+    """Return points of every width with the same further options."""
+
+    def points(subject: Subject) -> Iterator[Point]:
+        for bits in WIDTHS:
+            yield Point(setting=f"{bits} bits", words=("--bits", str(bits), *words))
+
+    return points
+
+
+def by_share(*words: str) -> Points:
+    """Return points of target sizes, those of the floors among them, with further options."""
+
+    def points(subject: Subject) -> Iterator[Point]:
+        for share in sorted({*SHARES, *subject.task.floors}):
+            size = subject.size(share)
+            yield Point(
+                setting=f"{share:g} of the weights",
+                words=("--target-size", str(size), *words),
+                asked={"file_bytes": size},
+            )
+
+    return points
+
+
+def settings(**named: Words) -> Points:
+    """Return points whose settings are given, `_` standing for a space, `__` for a comma."""
+
+    def points(subject: Subject) -> Iterator[Point]:
+        for name, words in named.items():
+            yield Point(setting=name.replace("__", ", ").replace("_", " "), words=words)
+
+    return points
+
+
+def as_published(*, is_preset: bool) -> Points:
+    """Return a point for each published row of a network's tables: the preset, or its size.
+
+    The published size counts no graph; as a target it must hold the whole file.
+    """
+
+    def points(subject: Subject) -> Iterator[Point]:
+        rows = published.read()
+        named = [r for r in rows if r.network == subject.task.name and r.variant == "original"]
+        for row in named:
+            size = row.quantized_bytes
+            words = ("--preset", "ce2", "--bits", str(row.bits), *subject.task.preset)
+            target = ("--target-size", str(size))
+            yield Point(
+                setting=f"row of {row.bits} bits",
+                words=words if is_preset else target,
+                asked={} if is_preset else {"file_bytes": size},
+            )
+
+    return points
+
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        Method(name="float", title="float", maker="float", points=settings(original=())),
+        Method(
+            name="ce2",
+            title="uniform, preset ce2",
+            maker="onnxq",
+            points=by_width("--preset", "ce2"),
+        ),
+        Method(name="optimal", title="uniform, optimal", maker="onnxq", points=by_width()),
+        Method(
+            name="ort-dynamic",
+            title="onnxruntime dynamic int8",
+            maker="peer",
+            points=settings(
+                per_tensor=("dynamic",),
+                per_channel=("dynamic", "per-channel"),
+                prepared__per_tensor=("dynamic", "prepared"),
+                prepared__per_channel=("dynamic", "prepared", "per-channel"),
+            ),
+        ),
+        Method(
+            name="ort-matmul-4bit",
+            title="onnxruntime MatMulNBits, 4 bits",
+            maker="peer",
+            points=settings(as_it_is=("matmul-4bit",), prepared=("matmul-4bit", "prepared")),
+        ),
+        Method(
+            name="onnxsim-kmeans",
+            title="onnxsim k-means, 4 bits",
+            maker="onnxsim",
+            points=settings(as_it_is=("kmeans",), simplified=("kmeans", "simplified")),
+        ),
+        Method(
+            name="published-preset",
+            title="preset ce2 as published",
+            maker="onnxq",
+            points=as_published(is_preset=True),
+            is_drawn=False,
+        ),
+    )
+}
