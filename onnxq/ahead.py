@@ -33,7 +33,7 @@ def is_open(planned: TensorPlan, weight: Weight, *, is_saved: bool = False) -> b
     starts leave clusters empty, rounding to float16 merges centroids, and how many values are
     distinct once they are divided by scales was not counted.
     """
-    if planned.same_as is not None:
+    if planned.same_as is not None or planned.layout == "half":
         return False
     is_sure = planned.init == "optimal" and planned.dtype != "float64" and not is_saved
     is_sure = is_sure and planned.is_plain

@@ -100,6 +100,19 @@ def choice_of(
     )
 
 
+def half_form(weight: Weight) -> Form:
+    """Return the form that stores a tensor of a wide type as float16; see `halves.fits`."""
+    return Form(
+        layout="half",
+        bit_width=16,
+        data_type=weight.data_type,
+        codebook_type=FLOAT16,
+        shape=weight.shape,
+        centroids=0,
+        opset=weight.scope.opset,
+    )
+
+
 def too_large(choice: Choice) -> Skip:
     """Return why a tensor that saves nothing, or not enough, is kept."""
     original = choice.original_bytes

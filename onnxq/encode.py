@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxq import bitpack, losses, radixpack
+from onnxq import bitpack, halves, losses, radixpack
 from onnxq.clustering import codebook
 from onnxq.clustering.cluster import Clustering, ClusterOptions, fit, halved, indexed
 from onnxq.errors import InputError
@@ -48,8 +48,10 @@ class Encoded:
         return replace(self, payloads={})
 
     @property
-    def scheme(self) -> Literal[Init, "lossless"]:
+    def scheme(self) -> Literal[Init, "lossless", "float16"]:
         """How the centroids were found."""
+        if self.form.layout == "half":
+            return "float16"
         return "lossless" if self.is_lossless else self.planned.init
 
 
@@ -116,6 +118,8 @@ def encode(
         InputError: the plan asks for calibration data, and `known` is not given, or has no indices
             where they depend on that data.
     """
+    if form.layout == "half":
+        return _halved(values, planned, form)
     scales = tensor_scales(values, planned)
     normal = values if scales is None else normalised(values, scales)
     found = _known(normal, planned, known, jobs)
@@ -137,6 +141,33 @@ def encode(
         gap=found.gap if planned.is_plain else 0.0 if loss.is_lossless else None,
         is_lossless=loss.is_lossless,
         iterations=found.iterations,
+    )
+
+
+def _halved(values: Array, planned: TensorPlan, form: Form) -> Encoded:
+    """Return the record of a tensor whose values are stored as float16."""
+    if not halves.fits(values):
+        raise InputError(
+            f"tensor {planned.name!r}: holds values beyond the range of float16 (65504), expected "
+            "none in layout half; store it in another layout"
+        )
+    stored = halves.rounded(values)
+    loss = losses.measured(values, stored.astype(values.dtype))
+    payloads: dict[str, Array] = {}
+    start = 0
+    for tile, rows in enumerate(tile_rows(form)):
+        payloads[f"values{tile}"] = stored[start : start + rows]
+        start += rows
+    return Encoded(
+        planned=planned,
+        form=form,
+        payloads=payloads,
+        payload_bytes=stored_bytes(payloads, form),
+        distortion=loss.distortion,
+        snr_db=loss.snr_db,
+        gap=None,
+        is_lossless=loss.is_lossless,
+        iterations=0,
     )
 
 
@@ -238,6 +269,9 @@ def decode_indices(payloads: Mapping[str, Array], form: Form, limit: int = MAX_N
 
 def decode(payloads: Mapping[str, Array], form: Form, dtype: np.dtype[Any]) -> Array:
     """Return the tensor that the stored bytes decode to, bit for bit what a runtime computes."""
+    if form.layout == "half":
+        tiles = [payloads[f"values{tile}"] for tile in range(len(tile_rows(form)))]
+        return np.concatenate(tiles).astype(dtype).reshape(form.shape)
     centroids = payloads["codebook"].astype(dtype)
     indices = decode_indices(payloads, form)
     decoded = codebook.decode(indices, centroids).reshape(form.shape)

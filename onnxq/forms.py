@@ -16,6 +16,7 @@ from onnxq.bitpack import PACKINGS
 from onnxq.pools import Pool, member_indices
 from onnxq.radixpack import RADIXES
 from onnxq.trees import (
+    FLOAT16,
     INT32,
     INT64,
     ITEM_BITS,
@@ -53,7 +54,7 @@ class Form:
     `centroids` are those really used; `codebook_type` is the stored element type (`data_type` or
     FLOAT16 followed by a Cast). Where the indices stand in a `pool`, this is its tensor number
     `member`. With a `scale_axis` each position on that axis has a scale of `scale_type`, which may
-    be FLOAT16 as well.
+    be FLOAT16 as well. Layout `half` stores the values as float16 and has no centroids.
     """
 
     layout: StoredLayout
@@ -89,6 +90,8 @@ class Form:
     @property
     def codebook_length(self) -> int:
         """The centroids stored: all of a full codebook, 2^b or the radix, else those used."""
+        if self.layout == "half":
+            return 0
         if self.layout == "radix":
             return RADIXES[self.bit_width].base
         return 1 << self.bit_width if self.is_full else self.centroids
@@ -120,6 +123,8 @@ def canonical(
     >>> canonical("native", 3, 8, 21), canonical("portable", 8, 100, 21)
     (('portable', 3), ('bytes', 7))
     """
+    if layout == "half":
+        return layout, 16
     if layout == "radix":
         radix = RADIXES.get(bit_width)
         if radix is not None and centroids <= radix.base and opset >= RANGE_OPSET:
@@ -198,6 +203,9 @@ def scales_role(form: Form, tile: int) -> str:
 
 
 def _tile(form: Form, tile: int) -> Expr:
+    if form.layout == "half":
+        stored = Part(f"values{tile}", FLOAT16, form.shape)
+        return Op("Cast", (stored,), (("to", form.data_type),), is_marked=True)
     decoded = _looked_up(form, tile)
     if form.scale_axis is None:
         return decoded

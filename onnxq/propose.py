@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from onnxq import tensors
 from onnxq.bitpack import PACKINGS
 from onnxq.forms import ALIAS_NAME, NATIVE_OPSETS, Form, StoredLayout, is_plain
-from onnxq.graphs import DEFAULT_DOMAINS, Consumer, Document, Scope, value_names
+from onnxq.graphs import DEFAULT_DOMAINS, Consumer, value_names
 from onnxq.pools import Pool
 from onnxq.radixpack import RADIXES
-from onnxq.trees import FLOAT16, UINT8, UINT16
+from onnxq.sights import Sight
+from onnxq.trees import DOUBLE, FLOAT, FLOAT16, UINT8, UINT16
 
 ROOTS = ("Reshape", "Gather", "Concat")
 """Operators that can end a form."""
-_MARKED_ROOTS = ("Mul",)
+_MARKED_ROOTS = ("Mul", "Cast")
 """Operators that can end a form if they are marked by their name."""
-_INNER = (*ROOTS, *_MARKED_ROOTS, "Slice", "Cast", "Add", "Range", "Div", "Mod", "MatMul", "Split")
+_INNER = (*ROOTS, *_MARKED_ROOTS, "Slice", "Add", "Range", "Div", "Mod", "MatMul", "Split")
 Uses = Mapping[tuple[str, str], Sequence[Consumer]]
 _PLANE_TYPES = (UINT8, UINT16, *(data_type for data_type, _ in NATIVE_OPSETS.values()))
 _FORM_NODES = 64
@@ -44,7 +44,7 @@ def stands_alone(sight: Sight, node: NodeProto, uses: Uses) -> bool:
     pending, seen = [node], {id(node)}
     while pending:
         current = pending.pop()
-        if current.op_type == "Gather":
+        if current.op_type in ("Gather", "Cast"):
             continue
         for name in current.input if current.op_type == "Concat" else current.input[:1]:
             below = sight.producer(name)
@@ -61,53 +61,6 @@ def is_root(node: NodeProto) -> bool:
     is_marked = node.op_type in _MARKED_ROOTS and node.name.startswith(ALIAS_NAME)
     is_standard = (node.op_type in ROOTS or is_marked) and node.domain in DEFAULT_DOMAINS
     return is_standard and len(node.output) == 1 and len(node.input) > 0
-
-
-@dataclass(kw_only=True)
-class Sight:
-    """Hold what is visible from a scope: the producers and the constants by name.
-
-    `folder` is where external data lies; `pools` are those read so far, by the id of their Split.
-    """
-
-    scope: Scope
-    folder: Path | None
-    producers: dict[str, NodeProto] = field(default_factory=dict)
-    constants: dict[str, TensorProto] = field(default_factory=dict)
-    outer: Sight | None = None
-    pools: dict[int, Pool | None] = field(default_factory=dict)
-
-    def producer(self, name: str) -> NodeProto | None:
-        """Return the node that makes a value, in this graph or one around it."""
-        if name in self.producers:
-            return self.producers[name]
-        return self.outer.producer(name) if self.outer and name not in self.constants else None
-
-    def constant(self, name: str) -> TensorProto | None:
-        """Return the constant of a name, in this graph or one around it."""
-        if name in self.constants:
-            return self.constants[name]
-        return self.outer.constant(name) if self.outer and name not in self.producers else None
-
-
-def look(document: Document, scope: Scope, outer: Sight | None) -> Sight:
-    """Return what is visible from a scope whose surrounding graph sees `outer`.
-
-    From IR 4 on an initializer that is also a graph input is no constant: a caller may override it.
-    """
-    sight = Sight(scope=scope, folder=document.folder, outer=outer)
-    if isinstance(scope.proto, GraphProto):
-        is_open = document.proto.ir_version >= 4
-        inputs = {value.name for value in scope.proto.input} if is_open else set()
-        held = (tensor for tensor in scope.proto.initializer if tensor.name not in inputs)
-        sight.constants.update((tensor.name, tensor) for tensor in held)
-    for node in scope.proto.node:
-        is_constant = node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS
-        if is_constant and node.output and node.attribute and node.attribute[0].HasField("t"):
-            sight.constants[node.output[0]] = node.attribute[0].t
-        else:
-            sight.producers.update((name, node) for name in node.output)
-    return sight
 
 
 def _leaves(sight: Sight, node: NodeProto) -> list[tuple[TensorProto, NodeProto]] | None:
@@ -141,6 +94,10 @@ def proposals(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
     leaves = _leaves(sight, node)
     if leaves is None:
         return
+    half = _half(sight, node)
+    if half is not None:
+        yield half
+        return
     books = {
         id(tensor): (tensor, user)
         for tensor, user in leaves
@@ -168,6 +125,32 @@ def proposals(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
     for form in _shaped(sight, node, uses, seen):
         if axis is None or axis < len(form.shape):
             yield form
+
+
+def _half(sight: Sight, node: NodeProto) -> Form | None:
+    """Return the form of values stored as float16 that a node, or a joining of such, ends."""
+    tiles = [sight.producer(name) for name in node.input] if node.op_type == "Concat" else [node]
+    rows, data_type = 0, 0
+    shape: tuple[int, ...] = (0,)
+    for tile in tiles:
+        if tile is None or tile.op_type != "Cast" or len(tile.input) != 1:
+            return None
+        values = sight.constant(tile.input[0])
+        if values is None or values.data_type != FLOAT16 or not values.dims:
+            return None
+        rows, shape = rows + values.dims[0], tuple(values.dims)
+        data_type = _decoded_type(values, tile) or 0
+    if min(shape) <= 0 or math.prod(shape) > _MAX_ELEMENTS or data_type not in (FLOAT, DOUBLE):
+        return None
+    return Form(
+        layout="half",
+        bit_width=16,
+        data_type=data_type,
+        codebook_type=FLOAT16,
+        shape=(rows, *shape[1:]),
+        centroids=0,
+        opset=sight.scope.opset,
+    )
 
 
 def _shaped(sight: Sight, node: NodeProto, uses: Uses, seen: Form) -> Iterator[Form]:

@@ -29,7 +29,7 @@ class Radix:
     @property
     def words(self) -> int:
         """The number of words that stand for a group."""
-        return self.base**self.group
+        return int(self.base**self.group)
 
 
 RADIXES: Mapping[int, Radix] = MappingProxyType(

@@ -18,7 +18,8 @@ from onnx import NodeProto, TensorProto, helper
 from onnxq import tensors
 from onnxq.forms import ALIAS_NAME, Form, expression
 from onnxq.graphs import DEFAULT_DOMAINS, Document, Scope, consumers, scopes, value_names
-from onnxq.propose import Sight, Uses, is_root, look, proposals, reshaped, stands_alone
+from onnxq.propose import Uses, is_root, proposals, reshaped, stands_alone
+from onnxq.sights import Sight, look
 from onnxq.trees import Const, Expr, Op, Output, Part, Value
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onnxq import halves
 from onnxq.errors import InputError
 from onnxq.forms import MAX_NODE_BYTES, canonical
 from onnxq.graphs import Document, Scope
@@ -45,6 +46,11 @@ def match_plan(document: Document, plan: Plan, weights: Sequence[Weight]) -> Pla
         if planned.same_as is not None:
             _check_equal(document, planned, done.get(planned.same_as), by_key)
         _check_storage(planned, weight.scope, label)
+        if planned.layout == "half" and not halves.fits(read(document, weight)):
+            raise InputError(
+                f"{label}: tensor {planned.name!r}: holds values beyond the range of float16, "
+                "expected none in layout half; give it another layout in the plan"
+            )
         if planned.is_pooled and weight.scope.opset < POOL_OPSET:
             raise InputError(
                 f"{label}: tensor {planned.name!r}: a pool needs opset {POOL_OPSET}, found "

@@ -209,8 +209,8 @@ def found_row(document: Document, found: Found) -> TensorRow:
     """Return the row of an encoded tensor of a converted model; its loss is not known."""
     storage = found.storage
     read = revert.payloads(document, storage)
-    used = int(np.unique(decode_indices(read, storage.form)).size)
     form = storage.form
+    used = 0 if form.layout == "half" else int(np.unique(decode_indices(read, form)).size)
     index_bytes = sum(values.nbytes for values in read.values()) - form.codebook_bytes
     if form.pool is not None:
         index_bytes = form.pool.share_bytes(form.member)

@@ -83,8 +83,24 @@ def scales(form: Form) -> Array:
     return ascending.astype(FLOAT_TYPES[form.scale_type]).reshape(dims)
 
 
+def half_form(shape: Sequence[int] = (5, 7), data_type: int = FLOAT, opset: int = 17) -> Form:
+    """Return the form that stores values as float16."""
+    return make_form(
+        "half", 16, shape, data_type=data_type, codebook_type=FLOAT16, centroids=0, opset=opset
+    )
+
+
+def _half_values(form: Form, seed: int) -> Array:
+    rng = np.random.default_rng((seed, form.elements))
+    return rng.standard_normal(form.shape).astype(np.float16)
+
+
 def payloads(form: Form, seed: int = 0, limit: int = MAX_NODE_BYTES) -> dict[str, Array]:
     """Return the stored arrays of random indices: planes and codebook, zeros behind it; scales."""
+    if form.layout == "half":
+        cuts = np.cumsum(forms.tile_rows(form, limit))[:-1]
+        tiles = np.split(_half_values(form, seed), cuts)
+        return {f"values{tile}": part for tile, part in enumerate(tiles)}
     book = np.zeros(form.codebook_length, FLOAT_TYPES[form.codebook_type])
     book[: form.centroids] = centroids(form)
     stored = {"codebook": book, **planes(indices(form, seed), form, limit)}
@@ -96,6 +112,8 @@ def payloads(form: Form, seed: int = 0, limit: int = MAX_NODE_BYTES) -> dict[str
 def values(form: Form, seed: int = 0) -> Array:
     """Return what `payloads` decodes to."""
     dtype = FLOAT_TYPES[form.data_type]
+    if form.layout == "half":
+        return _half_values(form, seed).astype(dtype)
     found: Array = centroids(form).astype(dtype)[indices(form, seed)]
     return found if form.scale_axis is None else found * scales(form).astype(dtype)
 

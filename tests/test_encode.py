@@ -68,7 +68,7 @@ def test_tensor_of_few_values_comes_back_bit_for_bit(
     assert (made.distortion, made.gap) == (0, 0)
 
 
-@given(forms(), st.integers(1, 400))
+@given(forms().filter(lambda form: form.layout != "half"), st.integers(1, 400))
 def test_indices_come_back_from_any_tiles(form: Form, limit: int) -> None:
     stored = planes(indices(form), form, limit)
     assert len({role.split(".")[0] for role in stored}) == len(tile_rows(form, limit))

@@ -310,7 +310,7 @@ def test_largest_node_is_found(form: Form, limit: int) -> None:
 
 
 def _holds_plane(expr: Expr) -> bool:
-    return any(part.role.startswith("plane") for part in parts(expr))
+    return any(part.role.startswith(("plane", "values")) for part in parts(expr))
 
 
 def _padding_bytes(form: Form) -> int:

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto
 
 import onnxq
 from onnxq import model
-from onnxq.choose import choice_of
+from onnxq.choose import choice_of, half_form
 from onnxq.conversion import workers
 from onnxq.errors import InputError, UnsupportedError
 from onnxq.facts import gather_facts
@@ -246,6 +246,95 @@ def test_radix_word_that_stands_for_no_group_is_refused(tmp_path: Path) -> None:
 def test_radix_needs_opset_11(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="layout radix has no form for 2 bits"):
         convert(collection(tensors(), 10), in_radix, tmp_path, bits=2)
+
+
+# Values as float16
+
+
+def as_half(tensor: TensorPlan) -> dict[str, Any]:
+    """Return the changes that store a tensor's values as float16, if its type is wider."""
+    if tensor.dtype not in ("float32", "float64"):
+        return {}
+    return {
+        "layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16",
+        "is_pooled": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("opset", [7, 17, 21])
+def test_values_as_float16_are_decoded_alike(dtype: Any, opset: int, tmp_path: Path) -> None:
+    arrays = tensors(dtype)
+    report, converted = convert(collection(arrays, opset), as_half, tmp_path, bits=8)
+    ours = assert_three_agree(converted)
+    assert folded(converted, tmp_path) == []
+    for row in report.tensors:
+        expected = arrays[row.name].astype(np.float16).astype(dtype)
+        np.testing.assert_array_equal(ours[f"{row.name}_out"], expected)
+        error = np.sum((arrays[row.name].astype(np.float64) - expected) ** 2)
+        assert row.distortion == pytest.approx(float(error), rel=1e-12)
+        assert (row.layout, row.scheme, row.is_lossless) == ("half", "float16", False)
+        assert (row.bit_width, row.centroids, row.codebook_bytes) == (16, 0, 0)
+        assert row.index_bytes == 2 * row.elements
+    found = onnxq.inspect(converted).tensors
+    assert [(row.layout, row.centroids, row.index_bytes) for row in found] == [
+        ("half", 0, row.index_bytes) for row in report.tensors
+    ]
+
+
+def test_values_that_float16_holds_are_lossless(tmp_path: Path) -> None:
+    arrays = {"w": np.array([[0.5, -2.0, np.inf, -0.0], [65504, 2**-24, -np.inf, 0]], np.float32)}
+    report, converted = convert(collection(arrays), as_half, tmp_path, bits=8)
+    (row,) = report.tensors
+    assert (row.scheme, row.is_lossless, row.snr_db, row.distortion) == ("float16", True, None, 0)
+    assert assert_three_agree(converted)["w_out"].tobytes() == arrays["w"].tobytes()
+
+
+def test_values_beyond_float16_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    arrays = {"w": np.array([[1.0, 65520.0]], np.float32)}
+    path = tmp_path / "plan.json"
+    path.write_text(planned_with(collection(arrays), as_half, bits=8).dumps())
+    with pytest.raises(InputError, match="tensor 'w': holds values beyond the range of float16"):
+        onnxq.convert(collection(arrays), tmp_path / "out.onnx", plan=path)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("case", HOLDING, ids=lambda case: case.name)
+def test_halves_stand_wherever_weights_stand(case: graphs.Case, tmp_path: Path) -> None:
+    report, converted = convert(case.build(), as_half, tmp_path, bits=4)
+    found = find(model.wrap(converted))
+    assert sorted(item.name for item in found) == sorted(row.name for row in report.tensors)
+    _, plain = onnxq.restore(converted)
+    assert find(model.wrap(plain)) == []
+    feeds = graphs.feeds(plain)
+    runs.assert_same(runs.run(converted, feeds), runs.run(plain, feeds))
+
+
+def test_own_cast_of_float16_is_no_encoded_tensor() -> None:
+    held = graphs.tensors(w=graphs.normal((4, 5), 1).astype(np.float16))
+    body = graphs.graph(
+        [graphs.node("Cast", "w", "wide", to=1, name="cast"), graphs.node("Neg", "wide", "y")],
+        [], [graphs.value("y", 4, 5)], held,
+    )  # fmt: skip
+    assert find(model.wrap(graphs.model(body))) == []
+    body.node[0].name = ALIAS_NAME + "q0"
+    (found,) = find(model.wrap(graphs.model(body)))
+    assert (found.form.layout, found.name, found.shape) == ("half", "wide", (4, 5))
+
+
+def test_half_choice_stands_alone_beside_a_pool() -> None:
+    proto = collection({f"b{i}": graphs.normal((8, 9), i) for i in range(12)})
+    document = model.wrap(proto)
+    options = make_options({"bits": 4})
+    weights = model.weights(document)
+    found = gather_facts(document, weights, options, 1)
+    choices = [
+        choice_of(document, weight, facts, half_form(weight))
+        for weight, facts in zip(weights, found, strict=True)
+    ]
+    plans = [tensor_plan(choice, options) for choice in settle(document, choices, options)]
+    assert len(plans) == 12
+    assert {(plan.layout, plan.is_pooled) for plan in plans} == {("half", False)}
 
 
 # What a planner hands in

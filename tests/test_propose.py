@@ -12,7 +12,8 @@ from onnx import ModelProto, NodeProto
 from onnxq import model
 from onnxq.forms import Form
 from onnxq.graphs import scopes
-from onnxq.propose import Sight, look, proposals, reshaped
+from onnxq.propose import proposals, reshaped
+from onnxq.sights import Sight, look
 from onnxq.trees import FLOAT, FLOAT16, INT32
 from tests import graphs
 from tests.encoded import LAYOUTS, built, make_form

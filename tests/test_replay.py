@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "elements": (1, -1, 0, "many", 2**60),
     "bit_width": (0, 17, -1, "4", 4.5, None, 5, 2, True),
     "centroids": (0, -1, 17, 65_537, "16", None, 16.0, 1),
-    "layout": ("native", "bytes", "zip", None, 3),
+    "layout": ("native", "bytes", "radix", "half", "zip", None, 3),
     "codebook_dtype": ("float16", "float64", "int8", None),
     "init": ("best", None, 0),
     "pdf_factor": (-1.0, "1", None, float("nan"), float("inf")),
@@ -46,6 +47,10 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "storage_graph": ("elsewhere", None, 3, "main/If(y).then_branch"),
     "ce2_bits": (0, 17, -1, "4", None, 4.5),
     "is_pooled": (True, None, 1, "yes"),
+    "scale_axis": (0, 1, -1, 2, "0", True),
+    "scale_dtype": ("float16", "float32", "int8", 1),
+    "is_weighted": (True, None, 1),
+    "has_feedback": (True, None, "yes"),
     "same_as": (["main", "w"], ["main", "b"], ["main", "none"], ["main"], "w", 5, [1, 2]),
 }
 
@@ -68,6 +73,26 @@ def test_damaged_plan_is_refused_or_harmless(field: str) -> None:
             _, restored = onnxq.restore(converted)
             assert [t.name for t in restored.graph.initializer] == ["w", "b"], value
             assert [list(t.dims) for t in restored.graph.initializer] == [[64, 96], [96]], value
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, 2, None, "0"])
+@pytest.mark.parametrize("layout", ["portable", "radix", "half", "bytes"])
+def test_damaged_plan_of_scales_is_refused_or_harmless(axis: Any, layout: str) -> None:
+    proto = graphs.matmul_add()
+    record = json.loads(made(proto, bits=4, only_smaller=False).dumps())
+    for tensor, centroids, dtype in product((0, 1), (0, 9, 16), ("float16", "float64", None)):
+        damaged = copy.deepcopy(record)
+        damaged["tensors"][tensor] |= {
+            "layout": layout, "centroids": centroids, "scale_axis": axis, "scale_dtype": dtype,
+            "is_pooled": False,
+        }  # fmt: skip
+        try:
+            plan = Plan.from_json(damaged, "plan.json")
+            _, converted = onnxq.convert(proto, plan=plan, check=0)
+        except OnnxqError:
+            continue
+        _, restored = onnxq.restore(converted)
+        assert [t.name for t in restored.graph.initializer] == ["w", "b"]
 
 
 def test_tensor_planned_twice_is_refused() -> None:

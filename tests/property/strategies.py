@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, helper
 from onnxq.forms import Form
 from onnxq.trees import DOUBLE, FLOAT, FLOAT16
 from tests import graphs
-from tests.encoded import FLOATS, OPSETS, STORED_LAYOUTS, make_form
+from tests.encoded import FLOATS, OPSETS, STORED_LAYOUTS, half_form, make_form
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -103,6 +103,8 @@ def forms(draw: st.DrawFn, max_elements: int = 200) -> Form:
     bits = draw(bit_widths)
     data_type = draw(st.sampled_from(FLOATS))
     shape = draw(shapes(max_elements)) or (1,)
+    if data_type in (FLOAT, DOUBLE) and draw(st.integers(0, 4)) == 4:
+        return half_form(shape, data_type, draw(st.sampled_from(OPSETS)))
     axes = [axis for axis, dim in enumerate(shape) if dim > 1]
     axis = draw(st.sampled_from((None, *axes))) if data_type in (FLOAT, DOUBLE) else None
     return make_form(
