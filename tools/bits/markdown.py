@@ -53,12 +53,11 @@ def _floors(rows: Sequence[Row]) -> Iterator[str]:
         "standard error may be lost, at the second two; **bold** is more.\n"
     )
     for task in judged:
-        own = _of_task(rows, task.name)
-        yield f"{task.title}:\n"
-        yield _floor_table(task, own)
+        yield from _floor_table(task, _of_task(rows, task.name))
 
 
-def _floor_table(task: Task, rows: Sequence[Row]) -> str:
+def _floor_table(task: Task, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a task's table; nothing where no method has a file that is small enough."""
     lines = []
     heads = ["method"]
     for method in figures.measured_methods(rows):
@@ -68,7 +67,9 @@ def _floor_table(task: Task, rows: Sequence[Row]) -> str:
             heads += [f"at {verdict.share:g}: {verdict.limit_bytes:,} bytes", "lost"]
         if any(verdict.row for verdict in found):
             lines.append([METHODS[method].title, *(c for v in found for c in _verdict(v))])
-    return cells.table(heads, lines)
+    if lines:
+        yield f"{task.title} ({', '.join(task.words)}):\n"
+        yield cells.table(heads, lines)
 
 
 def _verdict(verdict: Verdict) -> list[str]:
