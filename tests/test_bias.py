@@ -60,6 +60,16 @@ CASES: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Array], str]] = {
         [graphs.node("Conv", "x,w", "h"), graphs.node("Add", "b,h", "y")],
         IMAGE, {"w": W((8, 6, 3, 3), 1), "b": B((8, 1, 1), 2)}, "b",
     ),
+    "conv, then Add of what is reshaped": (
+        [
+            graphs.node("Conv", "x,w", "h"),
+            graphs.node("Reshape", "b,shape", "b4"),
+            graphs.node("Add", "h,b4", "y"),
+        ],
+        IMAGE,
+        {"w": W((7, 6, 3, 3), 1), "b": B((7,), 2), "shape": np.array([1, -1, 1, 1], np.int64)},
+        "b",
+    ),
     "conv, then norm": (
         [
             graphs.node("Conv", "x,w", "h"),
@@ -142,6 +152,20 @@ def test_outputs_that_go_elsewhere_too_have_no_bias_behind() -> None:
 def test_what_is_added_must_hold_one_value_for_each_output() -> None:
     assert places(matmul_add(held={"b": B((9, 7), 2)})) == {}
     assert places(matmul_add(held={"b": B((1,), 2)})) == {}
+
+
+def test_what_is_reshaped_along_another_axis_is_no_bias() -> None:
+    nodes = [
+        graphs.node("Conv", "x,w", "h"),
+        graphs.node("Reshape", "b,shape", "b4"),
+        graphs.node("Add", "h,b4", "y"),
+    ]
+    held = {"w": W((7, 6, 1, 1), 1), "b": B((7,), 2), "shape": np.array([1, 1, 1, 7], np.int64)}
+    assert places(made(nodes, IMAGE, held)) == {}
+    held["shape"] = np.array([7, 1, 1], np.int64)
+    assert set(places(made(nodes, IMAGE, held))) == {"w"}
+    nodes.append(graphs.node("Neg", "b4", "z"))
+    assert places(made(nodes, IMAGE, held, more="z")) == {}
 
 
 def test_a_weight_of_two_nodes_has_no_place() -> None:
