@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.bits import draw, figures, methods, plots, results
+from tools.bits import draw, figures, markdown, methods, plots, results
 from tools.bits.methods import METHODS, Subject
 from tools.bits.rows import Row
 from tools.bits.tasks import TASKS
@@ -218,6 +218,29 @@ def test_target_sizes_include_the_floors_of_the_task() -> None:
         point = points[f"{share:g} of the weights"]
         assert point.asked == {"file_bytes": size}
         assert point.words == ("--target-size", f"{size:.0f}", "--calibration", "{calibration}")
+
+
+def test_ten_targets_and_an_impossible_one_are_asked_for() -> None:
+    subject = Subject(task=TASKS["dcase"], file_bytes=GRAPH + WEIGHTS, weight_bytes=WEIGHTS)
+    points = {p.setting: p for p in methods.by_target()(subject)}
+    assert len(points) == 11
+    assert points["size 70000"].asked == {"file_bytes": 70_000}
+    assert points["snr 30"].words == ("--target-snr", "30")
+
+
+def test_targets_are_set_beside_what_was_reached() -> None:
+    targets = []
+    for name, asked, found in (
+        ("file_bytes", 70_000, 69_900),
+        ("output_snr_db", 30.0, 29.5),
+        ("ratio", 0.02, None),
+    ):
+        reached = {"method": "optimal", "setting": name, "asked": {name: asked}, name: found}
+        targets.append({**failed("optimal", name), "failure": None, **reached})
+    text = markdown.page(targets, {})
+    assert cells_of(text, "uniform, optimal | file_bytes |")[2:] == ["70,000", "69,900", "-0.14%"]
+    assert cells_of(text, "uniform, optimal | output_snr_db |")[2:] == ["30", "29.50", "-0.50 dB"]
+    assert cells_of(text, "uniform, optimal | ratio |")[2:] == ["0.02", "refused", "-"]
 
 
 def test_published_rows_become_presets_and_targets() -> None:

@@ -147,16 +147,28 @@ def _targets(rows: Sequence[Row]) -> Iterator[str]:
     """Yield what was asked for and what came of it."""
     if not rows:
         return
-    yield "Targets:\n"
+    yield (
+        "Targets. Sizes are met from above and an SNR from below; that of the planning data may "
+        "differ from the one here, of held-out samples.\n"
+    )
     lines = []
     for row in rows:
         for name, asked in row["asked"].items():
-            found = row.get(name)
-            shown = "refused" if found is None else cells.count(found)
-            short = cells.NONE if found is None else f"{1 - found / asked:.2%}"
             title = METHODS[row["method"]].title
-            lines.append([title, row["setting"], cells.count(asked), shown, short])
-    yield cells.table(["method", "setting", "asked", "found", "below"], lines)
+            lines.append([title, row["setting"], *_reached(name, asked, row.get(name))])
+    yield cells.table(["method", "target", "asked", "found", "off"], lines)
+
+
+def _reached(name: str, asked: float, found: float | None) -> list[str]:
+    """Return what was asked, what was found and how far off it is; a refusal has no figures."""
+    if name == "file_bytes":
+        wanted, form = cells.count(asked), ","
+    else:
+        wanted, form = f"{asked:g}", ".2f" if name == "output_snr_db" else ".4f"
+    if found is None:
+        return [wanted, "refused", cells.NONE]
+    off = f"{found - asked:+.2f} dB" if name == "output_snr_db" else f"{found / asked - 1:+.2%}"
+    return [wanted, format(found, form), off]
 
 
 def _failures(rows: Sequence[Row]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import onnxq
 from tools.bench import record
-from tools.bits import child, onnxq_runs
+from tools.bits import child, figures, onnxq_runs
 from tools.bits.benches import Bench
 from tools.bits.child import Ended
 from tools.bits.methods import Method, Point
@@ -106,7 +106,7 @@ def measure(bench: Bench, method: Method, point: Point, onnxsim: str | None) -> 
             found["failure"] = _failure("making it", made.ended, bench)
         else:
             found |= _evaluate(bench, bench.model if method.maker == "float" else target)
-            found |= _details(made)
+            found |= _reached(bench, found) | _details(made)
     return {
         **found,
         "source": source_digest(),
@@ -171,6 +171,19 @@ def _evaluate(bench: Bench, candidate: Path) -> dict[str, Any]:
     if not report["passed"]:
         found["failure"] = _failure("running it", done.ended, bench)
     return found
+
+
+def _reached(bench: Bench, found: Row) -> dict[str, Any]:
+    """Return a file's figures that targets are about, beside its bytes and ratio.
+
+    Bits a weight are those of all bytes beside the original graph's, of weights of float32.
+    """
+    beside = found["file_bytes"] - bench.subject.graph_bytes
+    snr = figures.metric_of(found, bench.task.snr)
+    return {
+        "bits_a_weight": 32 * beside / bench.subject.weight_bytes,
+        "output_snr_db": None if snr is None else snr["candidate"]["value"],
+    }
 
 
 def _failure(stage: str, ended: Ended, bench: Bench) -> dict[str, Any]:

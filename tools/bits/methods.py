@@ -19,6 +19,14 @@ Words = tuple[str, ...]
 WIDTHS = tuple(range(2, 9))
 SHARES = (0.06, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26)
 """Shares of the float weights' bytes that methods with a target size are asked for."""
+TARGETS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
+    ("size", "file_bytes", (0.12, 0.15, 0.2)),
+    ("ratio", "ratio", (0.02, 0.14, 0.25, 0.4)),
+    ("bpw", "bits_a_weight", (4.5, 6.0)),
+    ("snr", "output_snr_db", (20.0, 30.0)),
+)
+"""Options, the row's figure that must meet them, and values: a size's is a share of the weights'
+bytes. No file of these models has 0.02 of the original's bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +105,20 @@ def by_share(*words: str) -> Points:
                 words=("--target-size", str(size), *words),
                 asked={"file_bytes": size},
             )
+
+    return points
+
+
+def by_target(*words: str) -> Points:
+    """Return ten targets of four kinds and one that no file can meet, with further options."""
+
+    def points(subject: Subject) -> Iterator[Point]:
+        for option, figure, values in TARGETS:
+            for value in values:
+                asked = subject.size(value) if figure == "file_bytes" else value
+                text = str(asked) if figure == "file_bytes" else f"{asked:g}"
+                option_words = (f"--target-{option}", text, *words)
+                yield Point(setting=f"{option} {text}", words=option_words, asked={figure: asked})
 
     return points
 
