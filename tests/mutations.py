@@ -16,6 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +28,10 @@ from google.protobuf.message import Message
 from onnx import ModelProto, TensorProto
 
 import onnxq
+from onnxq import model
 from onnxq.errors import OnnxqError
+from onnxq.options import make_options
+from onnxq.plan import make_plan
 from tests import graphs
 
 EXTRA_MEMORY_BYTES = 1 << 30
@@ -149,14 +153,38 @@ def small(name: str) -> ModelProto:
     return graphs.BY_NAME[name].build(graphs.few(4))
 
 
+def planned(proto: ModelProto) -> ModelProto:
+    """Return a model converted by a plan: with scales, in a radix, as float16, in turn."""
+    ways: list[dict[str, Any]] = [
+        {"scale_axis": 0, "scale_dtype": "float16"},
+        {"layout": "radix", "centroids": 6},
+        {"layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16"},
+        {"layout": "radix", "centroids": 6, "scale_axis": 0, "scale_dtype": "float32"},
+    ]
+    document = model.wrap(proto)
+    options = make_options(
+        {"bits": 3, "only_smaller": False, "fewer_bits": False, "pool_indices": False,
+         "share_equal": False}
+    )  # fmt: skip
+    plan = make_plan(document, model.weights(document), options, 1)
+    large = [one for one in plan.tensors if one.shape[0] > 1]
+    changed = tuple(replace(one, **ways[i % 4]) for i, one in enumerate(large))
+    converted = onnxq.convert(proto, plan=replace(plan, tensors=changed), check=0)[1]
+    assert isinstance(converted, ModelProto)
+    return converted
+
+
 def write_base(name: str, folder: Path) -> Path:
     """Write the model that a base names, `external`, `converted` or of the table; return where."""
     path = folder / "m.onnx"
     if name == "external":
         graphs.save_external(graphs.matmul_add(), path, 2)
+    elif name.startswith("planned"):
+        onnx.save(planned(small(name.partition(" ")[2])), path)
     elif name.startswith("converted"):
-        model = small(name.partition(" ")[2])
-        _, converted = onnxq.convert(model, bits=3, check=0, only_smaller=False)
+        _, converted = onnxq.convert(
+            small(name.partition(" ")[2]), bits=3, check=0, only_smaller=False
+        )
         onnx.save(converted, path)
     else:
         onnx.save(small(name), path)
@@ -166,7 +194,7 @@ def write_base(name: str, folder: Path) -> Path:
 BASES = (
     "matmul_add", "conv_bn_relu", "branches", "functions", "constants", "sparse", "decorated",
     "external", "typed_fields", "converted matmul_add", "converted equal_tensors",
-    "converted branches", "converted functions", "converted bfloat16",
+    "converted branches", "converted functions", "converted bfloat16", "planned gemm",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def damage(base: str, seed: int, count: int, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["bytes", "fields"])
-@pytest.mark.parametrize("base", ["matmul_add", "converted branches"])
+@pytest.mark.parametrize("base", ["matmul_add", "converted branches", "planned gemm"])
 def test_a_few_damaged_models(base: str, how: str) -> None:
     damage(base, 1, 150, how)
 

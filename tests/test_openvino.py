@@ -16,7 +16,9 @@ import onnx
 import pytest
 
 import onnxq
-from tests import real_models, runs
+from tests import graphs, real_models, runs
+from tests.test_decoders import collection
+from tools.make_golden import changed_plan
 
 WIDTHS = range(1, 17)
 LAYOUTS = ("portable", "bytes")
@@ -75,6 +77,31 @@ def test_openvino_agrees_with_onnxruntime(bits: int, tmp_path: Path) -> None:
     found = run_openvino(converted, feeds, tmp_path / "converted.onnx")
     for name, value in runs.run(converted, feeds).items():
         np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.openvino
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale_axis": 0, "scale_dtype": "float16"},
+        {"scale_axis": 1, "scale_dtype": "float32"},
+        {"layout": "radix", "centroids": 6},
+        {"layout": "radix", "centroids": 6, "scale_axis": 0, "scale_dtype": "float16"},
+        {"layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16"},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_openvino_decodes_what_only_a_plan_asks_for(change: dict[str, Any], tmp_path: Path) -> None:
+    arrays = {"a": graphs.normal((20, 31), 1), "b": graphs.normal((8, 6, 3, 3), 2)}
+    proto = collection(arrays, 17)
+    settings = {"bits": 3, "pool_indices": False, "only_smaller": False, "fewer_bits": False}
+    plan = changed_plan(proto, lambda _: change, settings)
+    _, converted = onnxq.convert(proto, plan=plan, check=0)
+    found = run_openvino(converted, {}, tmp_path / "converted.onnx")
+    # It drops the Transpose that changes nothing, and names outputs by what went in.
+    expected = runs.run(converted, {})
+    for one, other in zip(found.values(), expected.values(), strict=True):
+        runs.assert_equal(one, other)
 
 
 @pytest.mark.parametrize("bits", [1, 3, 6, 11])

@@ -19,7 +19,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, 
 from onnx.reference import ReferenceEvaluator
 
 import onnxq
+from onnxq.model import weights as weights_of
+from onnxq.model import wrap
+from onnxq.options import make_options
+from onnxq.plan import Plan, TensorPlan, make_plan
+from onnxq.radixpack import RADIXES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
@@ -45,12 +50,16 @@ IR_OF_OPSET = {7: 3, 9: 4, 10: 5, 11: 6, 17: 8, 21: 10, 25: 13}
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A golden file: what it is made of, and how. `weights` are what it decodes to, by name."""
+    """A golden file: what it is made of, and how. `weights` are what it decodes to, by name.
+
+    Where there is a `change`, the plan that the options give is followed with those fields changed.
+    """
 
     name: str
     build: Callable[[], ModelProto]
     weights: Mapping[str, Array]
     options: Mapping[str, Any] = field(default_factory=dict)
+    change: Callable[[TensorPlan], Mapping[str, Any]] | None = None
 
 
 def weights(count: int, *shape: int, dtype: Any = np.float32) -> Array:
@@ -198,6 +207,54 @@ def in_function() -> Case:
     return Case(name="function-2", build=build, weights={"w": held}, options={"bits": 4})
 
 
+def radix(bits: int) -> Case:
+    """Return the case of a base that is no power of two: with and without padding."""
+    base = RADIXES[bits].base
+    held = {
+        "whole": weights(base, 3, 5, 4),
+        "padded": weights(base, base + 1),
+        "few": weights(2, 2, 4),
+    }
+
+    def change(tensor: TensorPlan) -> Mapping[str, Any]:
+        return {"layout": "radix", "centroids": min(base, tensor.centroids)}
+
+    plain = flat(f"radix-{bits}", held, bits=bits, pool_indices=False)
+    return replace(plain, change=change)
+
+
+def scaled(name: str, **options: Any) -> Case:
+    """Return the case of rows of size 2^i, whose root mean squares are powers of two as well."""
+    rows = 2.0 ** np.arange(-3, 5)[:, None]
+    signs = np.where(np.arange(24) * 5 % 7 < 3, -1.0, 1.0)
+    held = {
+        "rows": (rows * signs).astype(np.float32),
+        "columns": (rows * signs).T.copy(),
+        "cube": (rows * -signs).astype(np.float32).reshape(8, 4, 6),
+    }
+
+    def change(tensor: TensorPlan) -> Mapping[str, Any]:
+        is_single = tensor.name == "rows"
+        return {
+            "scale_axis": 1 if tensor.name == "columns" else 0,
+            "scale_dtype": tensor.dtype if is_single else "float16",
+            "centroids": 2,
+        }
+
+    return replace(flat(name, held, **options), change=change)
+
+
+def halved() -> Case:
+    """Return the case of values that float16 holds."""
+    kinds = np.array([-np.inf, -65504, -1.5, -0.0, 0.0, 2.0**-24, 0.75, 65504, np.inf])
+    held = {"single": kinds.astype(np.float32).reshape(3, 3), "double": kinds}
+
+    def change(_: TensorPlan) -> Mapping[str, Any]:
+        return {"layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16"}
+
+    return replace(flat("half-values", held, bits=4, pool_indices=False), change=change)
+
+
 def special() -> Array:
     """Return values that a careless codebook would change: signs of zero, infinities, extremes."""
     kinds = [-np.inf, -3.4028235e38, -1e-45, -0.0, 0.0, 1e-45, 1.0, np.inf]
@@ -257,6 +314,11 @@ def cases() -> list[Case]:
             bits=4,
             external_data="always",
         ),
+        *(radix(bits) for bits in RADIXES),
+        scaled("scaled-3", bits=3, pool_indices=False),
+        scaled("scaled-5", bits=5, pool_indices=False),
+        scaled("scaled-pool", bits=2),
+        halved(),
         in_branches(),
         in_function(),
         Case(name=lossy.name, build=lossy.build, weights={"w": means}, options=lossy.options),
@@ -272,9 +334,25 @@ def cases() -> list[Case]:
 def convert(case: Case, folder: Path) -> Path:
     """Write a case's model to a folder, with today's writer; return its path."""
     path = folder / f"{case.name}.onnx"
-    settings = {"only_smaller": False, "fewer_bits": False, "check": 0, "jobs": 1}
-    onnxq.convert(case.build(), path, **{**settings, **case.options})
+    settings = {"only_smaller": False, "fewer_bits": False, **case.options}
+    if case.change is None:
+        onnxq.convert(case.build(), path, check=0, jobs=1, **settings)
+    else:
+        plan = changed_plan(case.build(), case.change, settings)
+        onnxq.convert(case.build(), path, plan=plan, check=0, jobs=1)
     return path
+
+
+def changed_plan(
+    proto: ModelProto,
+    change: Callable[[TensorPlan], Mapping[str, Any]],
+    settings: Mapping[str, Any],
+) -> Plan:
+    """Return a model's plan, every tensor of it changed."""
+    document = wrap(proto)
+    plan = make_plan(document, weights_of(document), make_options(settings), 1)
+    changed = tuple(replace(one, **change(one)) for one in plan.tensors)
+    return replace(plan, tensors=changed)
 
 
 def files_of(case: Case, folder: Path) -> list[Path]:
