@@ -15,11 +15,12 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq import bitpack, forms, graphs, recognise, trees
+from onnxq import bitpack, forms, graphs, radixpack, recognise, scaling, trees
 from onnxq.errors import InputError
 from onnxq.forms import ALIAS_NAME, Form
 from onnxq.options import LayoutName
 from onnxq.pools import Pool, member_indices
+from onnxq.radixpack import RADIXES
 from onnxq.trees import INT32, Const, Expr, Op, Part
 from tests import graphs as models
 from tests import runs
@@ -220,6 +221,45 @@ def test_the_pool_of_the_page_is_packed_and_split_as_it_says() -> None:
     evaluator = Evaluator({pool.role: np.frombuffer(stream, np.uint8)})
     for number, member in enumerate(members):
         assert evaluator.value(member_indices(pool, number)).tolist() == member.tolist()
+
+
+def block(kind: str) -> dict[str, str]:
+    """Return the fields of the page's one block of a kind."""
+    (found,) = re.findall(rf"^```{kind}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    return dict(re.split(r": +", line, maxsplit=1) for line in found.splitlines())
+
+
+def test_bases_of_the_page_are_the_codes() -> None:
+    listed = {int(row[0]): row[1:] for row in rows("Layout radix")}
+    assert listed == {
+        bits: [str(radix.base), str(radix.group), str(8 * radix.word_bytes),
+               f"{8 * radix.word_bytes / radix.group:.3g}"]
+        for bits, radix in RADIXES.items()
+    }  # fmt: skip
+
+
+def test_digit_table_of_a_base_is_the_one_of_the_page() -> None:
+    (text,) = re.findall(r"^R\(3,\[5\]\) += (.*)$", PAGE, flags=re.MULTILINE)
+    expr = forms.expression(form(2, (10,), layout="radix"))
+    tables = [item for item in trees.shared_expressions(expr) if isinstance(item, Op)]
+    assert text in {spelt(table) for table in tables}
+
+
+def test_radix_of_the_page_is_packed_as_it_says() -> None:
+    example = block("radix")
+    indices = np.array(example["indices"].split(), int)
+    words = np.frombuffer(bytes.fromhex(example["words"]), np.uint8)
+    np.testing.assert_array_equal(radixpack.pack(indices, int(example["bits"])), words)
+    np.testing.assert_array_equal(radixpack.unpack(words, 2, indices.size), indices)
+
+
+def test_scales_of_the_page_are_multiplied_as_it_says() -> None:
+    values, scales, weights = (
+        np.array(block("scales")[key].split(), np.float32).reshape(shape)
+        for key, shape in (("values", (2, 2)), ("scales", (2, 1)), ("weights", (2, 2)))
+    )
+    np.testing.assert_array_equal(scaling.rescaled(values, scales), weights)
+    np.testing.assert_array_equal(scaling.channel_scales(weights, 0, scales.dtype), scales)
 
 
 POOL_ROWS = {
