@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,55 @@ def test_features_of_a_product_have_means() -> None:
     np.testing.assert_array_equal(found, SHIFT[np.newaxis])
 
 
-@pytest.mark.parametrize("between", ["Sigmoid", "Neg"])
+def swish(x: Array) -> Array:
+    return np.asarray(x / (1 + np.exp(-x)))
+
+
+FUNCTIONS: dict[str, tuple[list[Any], Callable[[Array], Array]]] = {
+    "swish": ([graphs.node("Sigmoid", "n", "s"), graphs.node("Mul", "n,s", "h")], swish),
+    "hard swish": (
+        [graphs.node("HardSwish", "n", "h")],
+        lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    ),
+    "hard swish of parts": (
+        [
+            graphs.node("Add", "n,high", "a"),
+            graphs.node("Clip", "a,low,high", "c"),
+            graphs.node("Mul", "n,c", "m"),
+            graphs.node("Div", "m,high", "h"),
+        ],
+        lambda x: x * np.clip(x + 2, 0.25, 2) / 2,
+    ),
+    "leaky": (
+        [graphs.node("LeakyRelu", "n", "l", alpha=0.1), graphs.node("Relu", "l", "h")],
+        lambda x: np.maximum(x, 0),
+    ),
+    "hard sigmoid": (
+        [graphs.node("HardSigmoid", "n", "l", alpha=0.3), graphs.node("Sub", "l,high", "h")],
+        lambda x: np.clip(0.3 * x + 0.5, 0, 1) - 2,
+    ),
+    "tanh": ([graphs.node("Tanh", "n", "h")], np.tanh),
+}
+
+
+@pytest.mark.parametrize("case", FUNCTIONS)
+def test_means_behind_functions_of_single_values(case: str) -> None:
+    between, function = FUNCTIONS[case]
+    found = means(behind_norm(between, CONV, graphs.normal((3, 4, 1, 1), 3)))["w"]
+    z = np.random.default_rng(0).standard_normal((1_000_000, 1))
+    expected = function(SHIFT + np.abs(SCALE) * z).mean(axis=0)
+    np.testing.assert_allclose(found[0], expected, atol=0.01)
+
+
+def test_what_is_made_of_two_norms_has_no_known_mean() -> None:
+    nodes = [
+        graphs.node("BatchNormalization", "x,scale,shift,mean,var", "m"),
+        graphs.node("Mul", "n,m", "h"),
+    ]
+    assert means(behind_norm(nodes, CONV, graphs.normal((3, 4, 2, 2), 3))) == {}
+
+
+@pytest.mark.parametrize("between", ["Softmax", "Neg"])
 def test_behind_anything_else_nothing_is_known(between: str) -> None:
     proto = behind_norm([graphs.node(between, "n", "h")], CONV, graphs.normal((3, 4, 2, 2), 3))
     assert means(proto) == {}
