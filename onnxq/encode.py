@@ -5,7 +5,7 @@ Owns the bytes of an encoded tensor. It obeys the plan: nothing is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from onnxq.clustering.cluster import Clustering, ClusterOptions, fit, halved, in
 from onnxq.errors import InputError
 from onnxq.forms import MAX_NODE_BYTES, Form, tile_rows, used_form
 from onnxq.options import Init
+from onnxq.parallel import blocks
 from onnxq.plan import TensorPlan
 from onnxq.pools import Pool
 from onnxq.scaling import channel_scales, joined_scales, normalised, rescaled, scale_parts
@@ -55,7 +56,11 @@ class Encoded:
         return "lossless" if self.is_lossless else self.planned.init
 
 
-def fitted(values: Array, planned: TensorPlan, *, jobs: int = 1) -> Clustering:
+Fitter = Callable[[Array, TensorPlan, int], Clustering]
+"""Return the clustering of a tensor's values that its plan asks for, on so many threads."""
+
+
+def fitted(values: Array, planned: TensorPlan, jobs: int = 1) -> Clustering:
     """Return the clustering that a tensor's plan asks for, on float16 centroids where it says so.
 
     With a `scale_axis` it is that of the values over their scales. The same values and plan give
@@ -66,6 +71,15 @@ def fitted(values: Array, planned: TensorPlan, *, jobs: int = 1) -> Clustering:
     """
     scales = tensor_scales(values, planned)
     return _fitted(values if scales is None else normalised(values, scales), planned, jobs)
+
+
+def decoded(values: Array, planned: TensorPlan, known: Clustering) -> Array:
+    """Return what a tensor decodes to with a clustering that `fitted` or another fitter gave."""
+    scales = tensor_scales(values, planned)
+    normal = values if scales is None else normalised(values, scales)
+    found = _known(normal, planned, known, 1)
+    plain = codebook.decode(found.indices, found.centroids).reshape(values.shape)
+    return plain if scales is None else rescaled(plain, scales)
 
 
 def tensor_scales(values: Array, planned: TensorPlan) -> Array | None:
@@ -121,8 +135,7 @@ def encode(
     if form.layout == "half":
         return _halved(values, planned, form)
     scales = tensor_scales(values, planned)
-    normal = values if scales is None else normalised(values, scales)
-    found = _known(normal, planned, known, jobs)
+    found = _known(values if scales is None else normalised(values, scales), planned, known, jobs)
     stored_type = np.float16 if form.codebook_type == FLOAT16 else found.centroids.dtype
     used = used_form(form, found.centroids.size)
     book = np.zeros(used.codebook_length, stored_type)
@@ -191,7 +204,11 @@ def _loss(
     if planned.is_plain:
         ratio = None if found.is_lossless else snr_db(values, found)
         return losses.Loss(distortion=found.distortion, snr_db=ratio, is_lossless=found.is_lossless)
-    decoded = codebook.decode(found.indices, found.centroids).reshape(values.shape)
+    decoded = np.empty(values.size, values.dtype)
+    flat = found.indices.reshape(-1)
+    for start, stop in blocks(flat.size, codebook.BLOCK):  # numpy widens indices to int64
+        decoded[start:stop] = found.centroids[flat[start:stop]]
+    decoded = decoded.reshape(values.shape)
     return losses.measured(values, decoded if scales is None else rescaled(decoded, scales))
 
 
