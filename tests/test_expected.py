@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,14 @@ FUNCTIONS: dict[str, tuple[list[Any], Callable[[Array], Array]]] = {
         ],
         lambda x: x * np.clip(x + 2, 0.25, 2) / 2,
     ),
+    "plus a constant": (
+        [
+            graphs.node("Constant", "", "c", value=graphs.tensor("c", np.array([2.0], np.float32))),
+            graphs.node("Add", "c,n", "a"),
+            graphs.node("Relu", "a", "h"),
+        ],
+        lambda x: np.maximum(x + 2, 0),
+    ),
     "leaky": (
         [graphs.node("LeakyRelu", "n", "l", alpha=0.1), graphs.node("Relu", "l", "h")],
         lambda x: np.maximum(x, 0),
@@ -132,6 +141,31 @@ def test_what_is_made_of_two_norms_has_no_known_mean() -> None:
         graphs.node("Mul", "n,m", "h"),
     ]
     assert means(behind_norm(nodes, CONV, graphs.normal((3, 4, 2, 2), 3))) == {}
+
+
+def test_sums_and_averages_have_the_means_of_what_they_are_made_of() -> None:
+    nodes = [
+        graphs.node("BatchNormalization", "x,scale,shift,mean,var", "m"),
+        graphs.node("Relu", "m", "r"),
+        graphs.node("Add", "n,r", "s"),
+        graphs.node("GlobalAveragePool", "s", "h"),
+    ]
+    found = means(behind_norm(nodes, CONV, graphs.normal((3, 4, 1, 1), 3)))["w"]
+    np.testing.assert_allclose(found[0], SHIFT + drawn(0.0, np.inf), atol=0.01)
+    nodes[1] = graphs.node("Softmax", "m", "r")
+    assert means(behind_norm(nodes, CONV, graphs.normal((3, 4, 1, 1), 3))) == {}
+
+
+@pytest.mark.parametrize(("op_type", "links"), [("Add", 30), ("Add", 3000), ("Mul", 3000)])
+def test_long_chains_of_sums_and_products_end(op_type: str, links: int) -> None:
+    names = ["n", *(f"s{link}" for link in range(links - 1)), "h"]
+    pairs = itertools.pairwise(names)
+    nodes = [graphs.node(op_type, f"{before},{before}", after) for before, after in pairs]
+    found = means(behind_norm(nodes, CONV, graphs.normal((3, 4, 1, 1), 3)))
+    if links == 30:
+        np.testing.assert_allclose(found["w"][0], SHIFT * 2.0**30)
+    else:
+        assert found == {}
 
 
 @pytest.mark.parametrize("between", ["Softmax", "Neg"])

@@ -24,8 +24,10 @@ from onnxq.model import Weight
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _SAME = frozenset({"Identity", "Dropout"})
-_QUANTILES = ndtri((np.arange(1000) + 0.5) / 1000)[:, np.newaxis]
-"""Values of a normal variable, each for a thousandth of all."""
+_DEEPEST = 40
+"""Most sums in sums, and functions of functions, that are looked through."""
+_QUANTILES = ndtri((np.arange(250) + 0.5) / 250)[:, np.newaxis]
+"""Values of a normal variable, each for a 250th of all."""
 _FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "Add": lambda given, first, second: first + second,
     "Sub": lambda given, first, second: first - second,
@@ -54,6 +56,7 @@ def expected_means(
 
     Between them may stand functions of single values, such as Relu, or x Sigmoid(x). The maps are
     convolutions, and products (Gemm) whose features are the normalised channels, each used once.
+    Sums and averages over all positions of such values have means as well.
     What a patch has in the padding is not counted, so that the mean is that of patches inside.
 
     Raises:
@@ -61,15 +64,15 @@ def expected_means(
     """
     held = {(weight.graph, weight.name): weight for weight in weights}
     found: dict[Key, Array] = {}
-    producers: dict[int, dict[str, NodeProto]] = {}
+    looking: dict[str, _Graph] = {}
     for key, one in maps.items():
         if len(one.uses) != 1 or one.kind not in ("conv", "gemm") or not one.form.inputs_left:
             continue
         scope = one.uses[0].scope
-        if id(scope.proto) not in producers:
+        if scope.path not in looking:
             made = {name: node for node in scope.proto.node for name in node.output[:1]}
-            producers[id(scope.proto)] = made
-        graph = _Graph(document, scope.path, held, producers[id(scope.proto)])
+            looking[scope.path] = _Graph(document, scope.path, held, made)
+        graph = looking[scope.path]
         channels = graph.mean(one.uses[0].activation)
         spread = math.prod(one.kernel)
         if channels is not None and channels.size * spread == one.groups * one.inputs:
@@ -108,9 +111,18 @@ class _Graph:
         made: Mapping[str, NodeProto],
     ) -> None:
         self._document, self._path, self._held, self._made = document, path, held, made
+        self._means: dict[str, Array | None] = {}
+        self._depth = 0
 
     def mean(self, name: str) -> Array | None:
         """Return the mean of each channel of a value, None where nothing tells it."""
+        if name not in self._means:
+            self._depth += 1
+            self._means[name] = self._mean(name) if self._depth < _DEEPEST else None
+            self._depth -= 1
+        return self._means[name]
+
+    def _mean(self, name: str) -> Array | None:
         low, high = -math.inf, math.inf
         last = name
         while (node := self._node(last)) is not None:
@@ -118,11 +130,21 @@ class _Graph:
                 normal = self._normal(node)
                 return None if normal is None else _finite(clipped_mean(*normal, low, high))
             bounds = self._bounds(node)
+            if node.op_type in ("Add", "GlobalAveragePool") and last == name:
+                return self._mean_of_sum(name, node)
             if bounds is None:
                 break
             # The outer of two clips is applied to what the inner one leaves.
             low, high = (min(max(bound, low), high) for bound in bounds)
             last = node.input[0]
+        return self._mean_of_many(name)
+
+    def _mean_of_sum(self, name: str, node: NodeProto) -> Array | None:
+        """Return the mean of a sum, that of its terms; they need not vary independently."""
+        terms = [self.mean(term) for term in node.input]
+        known = [term for term in terms if term is not None]
+        if len(known) == len(terms) and len({term.shape for term in known}) == 1:
+            return np.asarray(np.sum(known, axis=0))
         return self._mean_of_many(name)
 
     def _mean_of_many(self, name: str) -> Array | None:
@@ -143,6 +165,7 @@ class _Graph:
         """
         if name not in seen:
             node = self._node(name)
+            self._depth += 1
             if node is None:
                 seen[name] = self._number(name)
             elif node.op_type == "BatchNormalization":
@@ -150,7 +173,9 @@ class _Graph:
                 sources.add(name)
                 seen[name] = None if normal is None else normal[0] + normal[1] * _QUANTILES
             else:
-                seen[name] = self._computed(node, seen, sources)
+                is_near = self._depth < _DEEPEST
+                seen[name] = self._computed(node, seen, sources) if is_near else None
+            self._depth -= 1
         return seen[name]
 
     def _computed(
@@ -170,7 +195,8 @@ class _Graph:
 
     def _node(self, name: str) -> NodeProto | None:
         node = self._made.get(name)
-        return node if node is not None and node.domain in DEFAULT_DOMAINS else None
+        is_made = node is not None and node.op_type != "Constant"
+        return node if is_made and node is not None and node.domain in DEFAULT_DOMAINS else None
 
     def _normal(self, node: NodeProto) -> tuple[Array, Array] | None:
         """Return the means and deviations of what a normalisation gives."""
