@@ -32,6 +32,7 @@ from onnxq.clustering.optimal import solve
 from onnxq.clustering.survey import FINE, Survey, distinct, survey
 from onnxq.clustering.weighted import Importance, Weighted, weighted
 from onnxq.clustering.windows import Stream
+from onnxq.clustering.zeros import COUNTED, WEIGHTED, anchored, are_kept, share, snapped
 from onnxq.errors import InputError, OptionError
 from onnxq.parallel import blocks
 
@@ -83,7 +84,7 @@ class Clustering:
         gap: Upper bound on distortion / optimum - 1, proven up to rounding by `optimal`, else
             None. The optimum is over all codebooks of as many centroids, in float64; for tensors
             so large that they are solved on a histogram, over those whose clusters do not split
-            a cell.
+            a cell; for sparse ones, over those that hold 0.0.
         iterations: Lloyd rounds, or multiplier steps of the optimal solver.
         is_lossless: Whether decoding gives back every bit.
     """
@@ -109,6 +110,8 @@ def fit(
     jobs: int = 1,
 ) -> Clustering:
     """Return a codebook of at most `k` centroids for `values`, and their indices.
+
+    `optimal` keeps a centroid of exactly 0.0 in sparse tensors: `zeros` says when.
 
     Args:
         values: float16, bfloat16, float32 or float64, any shape; no NaN. Infinities get exact
@@ -141,13 +144,12 @@ def fit(
         raise InputError(f"values: found finite and infinite ones, which {k} centroids cannot hold")
     if seen.points is None:
         return _finish(values, seen.infinities, Placed(np.empty(0), 0, 0.0), jobs)
-    placed = place(seen, room, options)
-    book = placed.centroids * seen.points.scale + seen.points.origin
-    book = np.concatenate((book, seen.infinities))
+    placed = place(seen, room, options, share(values))
+    book = np.concatenate((placed.book(seen), seen.infinities))
     is_rough = isinstance(seen, Survey) and not seen.is_exact and room > FINE
     del seen  # its positions may take as much memory as the tensor
     for _ in range(_POLISH if is_rough and options.init == "optimal" else 0):
-        book = _polished(values, book, jobs)
+        book = _polished(values, book, jobs, has_zero=placed.has_zero)
     return _finish(values, book, placed, jobs)
 
 
@@ -160,7 +162,8 @@ def halved(values: Array, found: Clustering, *, jobs: int = 1) -> Clustering:
     half = found.centroids.astype(np.float16)
     if np.array_equal(half.astype(values.dtype), found.centroids):
         return found
-    centroids, indices = _assigned(values, np.unique(half).astype(values.dtype), jobs)
+    half = np.unique(half + np.float16(0))  # never -0.0
+    centroids, indices = _assigned(values, half.astype(values.dtype), jobs)
     return replace(
         found,
         centroids=centroids,
@@ -228,11 +231,21 @@ def prepare(total: int) -> None:
 
 @dataclass(frozen=True)
 class Placed:
-    """Hold centroids in the spectrum's units, rounds taken, and a bound on plain cost, if any."""
+    """Hold centroids in the spectrum's units, rounds taken, and a bound on plain cost, if any.
+
+    `has_zero` says that one of them stands for 0.0.
+    """
 
     centroids: NDArray[np.float64]
     iterations: int
     bound: float | None
+    has_zero: bool = False
+
+    def book(self, seen: Survey | Weighted) -> NDArray[np.float64]:
+        """Return the centroids in the values' units; the one that zeros keep is 0.0."""
+        assert seen.points is not None
+        found = self.centroids * seen.points.scale + seen.points.origin
+        return snapped(found) if self.has_zero else found
 
 
 def condense(values: Array, importance: Importance | None, k: int, jobs: int) -> Survey | Weighted:
@@ -242,16 +255,21 @@ def condense(values: Array, importance: Importance | None, k: int, jobs: int) ->
     return weighted(values, importance, k)
 
 
-def place(seen: Survey | Weighted, k: int, options: ClusterOptions) -> Placed:
-    """Choose up to `k` centroids for the finite values."""
+def place(
+    seen: Survey | Weighted, k: int, options: ClusterOptions, zeros: float = 0.0
+) -> Placed:
+    """Choose up to `k` centroids for the finite values, of which a share of `zeros` is 0."""
     points = seen.points
     assert points is not None
     if options.init == "optimal":
+        is_plain, has_zero = isinstance(seen, Survey), are_kept(zeros, k)
+        if has_zero and not isinstance(points, Stream):
+            points = anchored(points, COUNTED if is_plain else WEIGHTED * points.total)
         is_close = isinstance(points, Stream) or not seen.is_exact
         cut = solve(points, k, _CLOSE if is_close else _EXACT)
         bound = cut.bound * points.scale * points.scale
-        is_plain = isinstance(seen, Survey)
-        return Placed(points.means(cut.edges), cut.steps, bound if is_plain else None)
+        means = points.means(cut.edges)
+        return Placed(means, cut.steps, bound if is_plain else None, has_zero)
     held = Ladder(points) if isinstance(points, Stream) else points
     first = start(held, k, options.init, options.pdf_factor)
     centroids, rounds = lloyd(held, first, options.max_iterations)
@@ -318,8 +336,10 @@ def _finish(values: Array, book: NDArray[np.float64], placed: Placed, jobs: int)
     )
 
 
-def _polished(values: Array, book: NDArray[np.float64], jobs: int) -> NDArray[np.float64]:
-    """Return every centroid moved to the mean of the finite values nearest to it."""
+def _polished(
+    values: Array, book: NDArray[np.float64], jobs: int, *, has_zero: bool
+) -> NDArray[np.float64]:
+    """Return every centroid but one for zeros moved to the mean of the values nearest to it."""
     centroids = rounded(book, values.dtype)
     exact = centroids.astype(np.float64)
     flat, picks = values.reshape(-1), assign(values, centroids, jobs=jobs).reshape(-1)
@@ -330,7 +350,8 @@ def _polished(values: Array, book: NDArray[np.float64], jobs: int) -> NDArray[np
         part, pick = part[finite], pick[finite]
         counts += np.bincount(pick, minlength=exact.size)
         shifts += np.bincount(pick, weights=part - exact[pick], minlength=exact.size)
-    return exact + np.where(np.isfinite(shifts), shifts, 0.0) / np.maximum(counts, 1.0)
+    moved = exact + np.where(np.isfinite(shifts), shifts, 0.0) / np.maximum(counts, 1.0)
+    return snapped(moved) if has_zero else moved
 
 
 def _assigned(values: Array, centroids: Array, jobs: int) -> tuple[Array, Indices]:

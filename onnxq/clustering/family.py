@@ -18,6 +18,7 @@ from onnxq.clustering.spectrum import Floats, Spectrum
 from onnxq.clustering.survey import Survey
 from onnxq.clustering.weighted import Importance, Weighted
 from onnxq.clustering.windows import Stream
+from onnxq.clustering.zeros import share
 from onnxq.errors import OptionError
 
 MOST = 4096
@@ -77,22 +78,25 @@ def fit_family(
         kept = [k for k in ks if k >= few.size]
         points = {k: Point(k=k, centroids=few, distortion=0.0, is_lossless=True) for k in kept}
     rest = sorted(set(ks) - set(points))
+    zeros = share(values) if rest else 0.0
     small, large = [k for k in rest if k <= _LOW + 1], [k for k in rest if k > _LOW + 1]
     for some, most in ((small, _LOW), (large, max(large, default=0))):
         if some:
             seen = condense(values, importance, most, jobs)
-            points.update((point.k, point) for point in _points(values, seen, some, jobs))
+            points.update((point.k, point) for point in _points(values, seen, some, zeros, jobs))
     return tuple(points[k] for k in ks if k in points)
 
 
-def _points(values: Array, seen: Survey | Weighted, ks: list[int], jobs: int) -> Iterator[Point]:
-    """Yield the points of sizes that are not lossless."""
+def _points(
+    values: Array, seen: Survey | Weighted, ks: list[int], zeros: float, jobs: int
+) -> Iterator[Point]:
+    """Yield the points of sizes that are not lossless, `zeros` being the share of 0 in values."""
     for k in ks:
         room = k - seen.infinities.size
         if room < 1 or seen.points is None:
             continue
-        placed = place(seen, room, ClusterOptions())
-        book = rounded(placed.centroids * seen.points.scale + seen.points.origin, values.dtype)
+        placed = place(seen, room, ClusterOptions(), zeros)
+        book = rounded(placed.book(seen), values.dtype)
         if isinstance(seen.points, Stream):
             error = assign_measured(values, book, jobs=jobs)[1]
         else:

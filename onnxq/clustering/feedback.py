@@ -56,7 +56,8 @@ def assign_with_feedback(
             all others; none raises the (damped) error.
 
     Returns:
-        Indices in the shape of `rows`; of equally near centroids the lowest. Costs outputs *
+        Indices in the shape of `rows`; of equally near centroids the lowest. Where a centroid is
+        exactly 0, weights that are 0 keep it, whatever is to be made good. Costs outputs *
         inputs**2 + inputs**3 / 3 multiplications a group, and the former twice a sweep.
 
     Raises:
@@ -111,8 +112,9 @@ def refit_centroids(
 
     Least squares of as many unknowns as centroids, by conjugate gradients from `centroids` on, at
     most 12 steps; no step raises the (damped) error. A step costs outputs * inputs**2
-    multiplications a group. Centroids that no index names stay as they are. They may cease to
-    ascend: `ascending` puts them in order.
+    multiplications a group. Centroids that no index names stay as they are, and so does one that
+    is exactly 0 and stands for a weight of 0. They may cease to ascend: `ascending` puts them in
+    order.
 
     Args:
         rows: As in `assign_with_feedback`, divided by `scales` if there are any.
@@ -135,15 +137,20 @@ def refit_centroids(
     if scales is not None:
         powers = np.square(scales.astype(np.float64) / _unit(scales))
     system = _Normal(_damped(moments, damping), indices, powers, centroids.size)
+    system.fix(np.unique(indices[rows == 0]), centroids)
     book = centroids.astype(np.float64) / unit
     return np.asarray(_conjugate(system, system.gradient(rows, book, unit), book) * unit)
 
 
 def ascending(indices: Indices, centroids: Array) -> tuple[Indices, Array]:
-    """Return indices and centroids that stand for the same, ascending, each once and in use."""
+    """Return indices and centroids that stand for the same, ascending, each once and in use.
+
+    A zero is 0.0, never -0.0.
+    """
     used = np.zeros(centroids.size, np.bool_)
     used[indices.reshape(-1)] = True
-    kept, places = np.unique(centroids[used], return_inverse=True)
+    plain = centroids[used] + centroids.dtype.type(0)  # never -0.0
+    kept, places = np.unique(plain, return_inverse=True)
     table = np.zeros(centroids.size, index_dtype(kept.size))
     table[used] = places
     return table[indices], kept
@@ -179,6 +186,8 @@ class _Work:
     def __init__(self, rows: Floats, limits: Floats, book: Floats) -> None:
         self._rows, self._limits, self._book = rows, limits, book
         self._errors = np.zeros(rows.shape)
+        self._zeros = rows == 0 if (book == 0).any() else None
+        self._zero = int(np.argmin(np.abs(book)))
         self.indices = np.zeros(rows.shape, index_dtype(book.size))
 
     def feed(self, factor: Floats) -> None:
@@ -209,6 +218,8 @@ class _Work:
     def _assign(self, at: int, wanted: Floats) -> Floats:
         """Give an input of all outputs its nearest centroids; return what that gets wrong."""
         picks = np.searchsorted(self._limits, wanted, side="left")
+        if self._zeros is not None:
+            picks[self._zeros[:, at]] = self._zero
         self.indices[:, at] = picks
         error: Floats = self._rows[:, at] - self._book[picks]
         self._errors[:, at] = error
@@ -226,6 +237,10 @@ class _Normal:
         self._moment, self._indices, self._powers, self._size = moment, indices, powers, size
         weights = powers[:, :, None] * np.einsum("gii->gi", moment)[:, None, :]
         self.diagonal = self._summed(indices, weights)
+
+    def fix(self, places: Array, centroids: Array) -> None:
+        """Let the centroids in those places that are 0 stay as they are."""
+        self.diagonal[places[centroids[places] == 0]] = 0.0
 
     def gradient(self, rows: Array, book: Floats, unit: float) -> Floats:
         """Return half of the steepest descent of the error."""
