@@ -255,9 +255,7 @@ def condense(values: Array, importance: Importance | None, k: int, jobs: int) ->
     return weighted(values, importance, k)
 
 
-def place(
-    seen: Survey | Weighted, k: int, options: ClusterOptions, zeros: float = 0.0
-) -> Placed:
+def place(seen: Survey | Weighted, k: int, options: ClusterOptions, zeros: float = 0.0) -> Placed:
     """Choose up to `k` centroids for the finite values, of which a share of `zeros` is 0."""
     points = seen.points
     assert points is not None
