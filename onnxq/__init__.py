@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxq.api import convert, inspect, lowrank, restore, sweep, validate
+    from onnxq.api import convert, inspect, lowrank, plan, restore, sweep, validate
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert", "inspect", "lowrank", "restore", "sweep", "validate"]
+__all__ = ["__version__", "convert", "inspect", "lowrank", "plan", "restore", "sweep", "validate"]
 
 
 def __dir__() -> list[str]:

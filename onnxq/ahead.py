@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from onnxq.clustering.cluster import Clustering
-from onnxq.encode import fitted
+from onnxq.encode import Fitter, fitted
 from onnxq.graphs import Document
 from onnxq.model import Weight, read
 from onnxq.parallel import ordered_map
-from onnxq.plan import Plan, TensorPlan, form_of
+from onnxq.plans import Plan, TensorPlan, form_of
 
 WHOLE_TENSOR_BYTES = 64 << 20
 """A tensor of this size is fitted and encoded alone, by all workers together."""
@@ -22,7 +22,7 @@ INFLIGHT_BYTES = 512 << 20
 
 Key = tuple[str, str]
 Fits = Mapping[Key, Clustering]
-"""Clusterings without indices by the (graph, name) of the tensor."""
+"""Clusterings by the (graph, name) of the tensor, without indices but where feedback gave them."""
 
 
 def is_open(planned: TensorPlan, weight: Weight, *, is_saved: bool = False) -> bool:
@@ -35,6 +35,8 @@ def is_open(planned: TensorPlan, weight: Weight, *, is_saved: bool = False) -> b
     """
     if planned.same_as is not None or planned.layout == "half":
         return False
+    if planned.needs_calibration:  # as long as the data are there
+        return True
     is_sure = planned.init == "optimal" and planned.dtype != "float64" and not is_saved
     is_sure = is_sure and planned.is_plain
     if is_sure and not planned.has_half_codebook:
@@ -50,10 +52,12 @@ def fit_open(
     weights: Sequence[Weight],
     jobs: int,
     seen: Callable[[TensorPlan], None] | None = None,
+    fitter: Fitter = fitted,
 ) -> Fits:
     """Return the clusterings of tensors, which are read for it.
 
-    They hold at most 256 KiB of float32 centroids a tensor, and less than the tensor's new form.
+    They hold at most 256 KiB of float32 centroids a tensor, and less than the tensor's new form;
+    with error feedback they hold its indices too, which nothing else tells.
 
     Args:
         document: the model.
@@ -61,6 +65,7 @@ def fit_open(
         weights: the weights that they are among.
         jobs: threads, which never change the result.
         seen: called with each tensor when it is fitted.
+        fitter: fits a codebook.
 
     Raises:
         InputError: a tensor cannot be read.
@@ -69,8 +74,8 @@ def fit_open(
 
     def work(planned: TensorPlan) -> Clustering:
         values = read(document, by_key[planned.key])
-        found = fitted(values, planned, jobs=own_jobs(planned, jobs))
-        return found.without_indices()
+        found = fitter(values, planned, own_jobs(planned, jobs))
+        return found if planned.has_feedback else found.without_indices()
 
     fits: dict[Key, Clustering] = {}
     results = ordered_map(work, opened, jobs=jobs, cost=working_bytes, budget=INFLIGHT_BYTES)

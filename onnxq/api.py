@@ -6,38 +6,25 @@ an `onnx.ModelProto` or an `onnx_ir.Model`; what is given is never changed.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from onnxq import checks, conversion, draws, files, inspection, model, recognise, revert, summary
+from onnxq import conversion, converting, files, inspection, model, recognise, summary
 from onnxq.conversion import Progress, ProgressEvent
 from onnxq.data.feeds import load_feeds
-from onnxq.errors import InputError, OptionError, UnsupportedError
-from onnxq.graphs import Document
+from onnxq.errors import InputError
 from onnxq.low_rank.entry import lowrank
-from onnxq.options import ConvertOptions, OptionValues, check_beside_plan, make_options
-from onnxq.plan import Plan
-from onnxq.ranges import integer_ranges
-from onnxq.recognise import Found
-from onnxq.replay import match_plan
+from onnxq.options import OptionValues, make_options
+from onnxq.plans import Plan
 from onnxq.report import FileSize, InspectReport, Report, RestoreReport, ValidateReport
-from onnxq.sources import (
-    ModelLike,
-    like,
-    name_of,
-    open_model,
-    output_path,
-    path_text,
-    to_proto,
-)
+from onnxq.sources import ModelLike, like, name_of, open_model, output_path, path_text
 from onnxq.validation.measure_options import MeasureValues, make_measure_options
 
 if TYPE_CHECKING:  # a conversion needs nothing of what measures
+    from onnxq.converting import ConvertValues
     from onnxq.data.watched_data import MeasureEvent
     from onnxq.sweeps.sweep_pace import SweepEvent
     from onnxq.sweeps.working_points import SweepReport
@@ -54,7 +41,7 @@ def convert(
     plan: str | os.PathLike[str] | Plan | None = None,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Unpack[OptionValues],
+    **options: Unpack[ConvertValues],
 ) -> tuple[Report, Any]: ...
 @overload
 def convert(
@@ -67,7 +54,7 @@ def convert(
     plan: str | os.PathLike[str] | Plan | None = None,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Unpack[OptionValues],
+    **options: Unpack[ConvertValues],
 ) -> Report: ...
 def convert(
     source: ModelLike,
@@ -79,7 +66,7 @@ def convert(
     plan: str | os.PathLike[str] | Plan | None = None,
     save_plan: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    **options: Unpack[OptionValues],
+    **options: Unpack[ConvertValues],
 ) -> Report | tuple[Report, Any]:
     """Replace float weights by codebooks and packed indices.
 
@@ -93,7 +80,9 @@ def convert(
         plan: a saved plan to follow in place of the options that decide what is encoded.
         save_plan: path to write the plan to.
         progress: called with a ProgressEvent for each tensor.
-        **options: the fields of `onnxq.options.ConvertOptions`, such as `bits=6`.
+        **options: the fields of `onnxq.options.ConvertOptions`, such as `bits=6`; or one target of
+            `onnxq.allocation.targets.make_target`, such as `target_ratio=0.15`; and what it goes
+            by: the fields of `onnxq.allocation.planning_options.PlanningOptions`.
 
     Returns:
         The report; without `output` a pair (report, model) with a model of the source's kind.
@@ -101,126 +90,55 @@ def convert(
     Raises:
         OnnxqError: the options, the input or the output are at fault; see docs/errors.md.
     """
-    started = time.monotonic()
-    chosen = _options(options, plan is not None, check)
-    target = output_path(output, source, force)
-    if save_plan is not None:
-        files.check_output(Path(save_plan), force=force)
-    document = open_model(source)
-    input_bytes, inputs = model.total_bytes(document), model.data_files(document)
-    if target is not None:
-        files.check_output(target, force=force, inputs=inputs)
-    found = recognise.find(document)
-    if found:
-        _decode_first(document, found, requantize)
-    recipe = draws.Recipe(ranges=integer_ranges(document))
-    decided = _plan(document, chosen, plan, progress)
-    if save_plan is not None:
-        files.write_bytes(Path(save_plan), decided.dumps().encode())
-    job = conversion.Job(
-        document=document,
-        options=chosen,
-        plan=decided,
-        target=target,
-        input_bytes=input_bytes,
-        inputs=frozenset(inputs),
-        is_requantized=bool(found),
-        has_plan=plan is not None,
-        reopen=lambda: open_model(source),
+    request = converting.Request(
+        source=source,
+        output=output,
+        options=options,
+        plan=plan,
+        save_plan=save_plan,
+        check=check,
+        force=force,
+        requantize=requantize,
+        progress=progress,
     )
-    outcome = conversion.run(job, partial(_check, source, job, check, recipe), progress)
-    report = _report(outcome, job, path_text(output), started)
-    return report if target is not None else (report, like(source, outcome.document.proto))
+    report, proto = converting.convert(request)
+    return report if output is not None else (report, like(source, proto))
 
 
-def _options(given: OptionValues, has_plan: bool, check: int | None) -> ConvertOptions:
-    if has_plan:
-        check_beside_plan(given)
-    if check is not None and (not isinstance(check, int) or check < 0):
-        raise OptionError(f"--check: found {check}, expected a whole number >= 0")
-    return make_options(given)
-
-
-def _decode_first(document: Document, found: list[Found], requantize: bool) -> None:
-    if not requantize:
-        raise UnsupportedError(
-            f"{document.label}: is converted already ({len(found)} encoded tensors, the first "
-            f"{found[0].name!r}); pass --requantize to decode it first"
-        )
-    revert.replace_all(document, found, files.InlineStore())
-
-
-def _plan(
-    document: Document,
-    options: ConvertOptions,
-    plan: str | os.PathLike[str] | Plan | None,
-    progress: Progress | None,
-) -> Plan:
-    weights = model.weights(document)
-    if plan is None:
-        return conversion.plan(document, weights, options, progress)
-    if isinstance(plan, Plan):
-        return match_plan(document, plan, weights)
-    try:
-        return match_plan(document, _load_plan(Path(plan)), weights)
-    except InputError as err:
-        raise InputError(f"{os.fspath(plan)}: {err}") from err
-
-
-def _load_plan(path: Path) -> Plan:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise InputError(f"cannot be read: {err.strerror or err}") from err
-    except (ValueError, RecursionError) as err:
-        raise InputError("is no JSON, expected a plan that --save-plan wrote") from err
-    return Plan.from_json(record, "plan")
-
-
-def _check(
+def plan(
     source: ModelLike,
-    job: conversion.Job,
-    samples: int | None,
-    recipe: draws.Recipe,
-    candidate: Path | bytes,
-) -> checks.Check | None:
-    """Compare the candidate with the source in onnxruntime, unless that is switched off."""
-    if samples == 0:
-        return None
-    if samples is None and job.input_bytes > checks.LIMIT_BYTES:
-        reason = "the model is large; pass --check 1 to run it all the same"
-        return checks.Check(status="skipped", reason=reason, samples=0)
-    reference = job.document.path or files.serialize(to_proto(source), job.document.label)
-    return checks.compare(reference, candidate, samples=samples or 1, recipe=recipe)
+    output: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+    requantize: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[ConvertValues],
+) -> Plan:
+    """Decide how each tensor would be stored, and convert nothing.
 
+    Args:
+        source: a path, an `onnx.ModelProto` or an `onnx_ir.Model`.
+        output: path to write the plan to, as JSON that `convert` obeys byte for byte.
+        force: overwrite an existing file.
+        requantize: look at a model that was converted before, decoded.
+        progress: called with a ProgressEvent for each tensor.
+        **options: as of `convert`.
 
-def _report(
-    outcome: conversion.Outcome, job: conversion.Job, output: str | None, started: float
-) -> Report:
-    rows = summary.tensor_rows(outcome.plan, outcome.encoded)
-    ledger = summary.ledger(
-        outcome.output_bytes, rows, outcome.kept, outcome.skeleton_bytes, outcome.moved_bytes
+    Returns:
+        The plan.
+
+    Raises:
+        OnnxqError: the options, the input or the output are at fault, or a target is out of reach.
+    """
+    if output is not None:
+        files.check_output(Path(output), force=force)
+    request = converting.Request(
+        source=source, options=options, requantize=requantize, progress=progress
     )
-    elements = sum(row.elements for row in rows)
-    stored = sum(row.index_bytes + row.codebook_bytes for row in rows)
-    return Report(
-        input=FileSize(path=name_of(job.document), file_bytes=job.input_bytes),
-        output=FileSize(
-            path=output, file_bytes=outcome.output_bytes, data_files=outcome.data_files
-        ),
-        predicted_bytes=outcome.predicted_bytes,
-        ce2_bytes=summary.published_bytes(outcome.plan, outcome.encoded, outcome.kept),
-        bits_per_weight=8 * stored / elements if elements else None,
-        ledger=ledger,
-        tensors=rows,
-        skipped=summary.skip_rows(outcome.plan.skips),
-        check=outcome.check,
-        notes=tuple(outcome.notes),
-        options=job.described_options(),
-        versions=summary.versions(),
-        seconds=time.monotonic() - started,
-        peak_memory_bytes=summary.peak_memory_bytes(),
-    )
+    made, _ = converting.plan(request)
+    if output is not None:
+        files.write_bytes(Path(output), made.dumps().encode())
+    return made
 
 
 def inspect(source: ModelLike, **options: Unpack[OptionValues]) -> InspectReport:
@@ -380,4 +298,13 @@ def _convert_point(source: ModelLike, target: Path, options: Mapping[str, Any]) 
     return convert(source, target, check=0, **options)
 
 
-__all__ = ["ProgressEvent", "convert", "inspect", "lowrank", "restore", "sweep", "validate"]
+__all__ = [
+    "ProgressEvent",
+    "convert",
+    "inspect",
+    "lowrank",
+    "plan",
+    "restore",
+    "sweep",
+    "validate",
+]

@@ -6,7 +6,6 @@ encoded, stored and released before the next.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,12 +15,12 @@ from typing import Any
 from onnxq import ahead, files, graphs, layout, model, revert, summary, tensors
 from onnxq.checks import Check
 from onnxq.clustering import cluster
-from onnxq.encode import Encoded, encode
+from onnxq.encode import Encoded, Fitter, encode, fitted
 from onnxq.graphs import Document
 from onnxq.model import Weight
 from onnxq.options import BESIDE_A_PLAN, ConvertOptions, ExternalData
-from onnxq.parallel import ordered_map
-from onnxq.plan import Plan, TensorPlan, make_plan
+from onnxq.parallel import ordered_map, processors
+from onnxq.plans import Plan, TensorPlan, make_plan
 from onnxq.recognise import Found
 from onnxq.selection import reason_to_keep, skip
 
@@ -49,7 +48,8 @@ class Job:
     """Hold what a conversion is asked to do.
 
     `target` is None for a model kept in memory; `inputs` are the source's files, which are never
-    removed; `reopen` gives the source once more, unchanged; `fits` are what `fit_ahead` found.
+    removed; `reopen` gives the source once more, unchanged; `fits` are what `fit_ahead` found;
+    `fitter` fits codebooks.
     """
 
     document: Document
@@ -62,6 +62,7 @@ class Job:
     reopen: Callable[[], Document]
     has_plan: bool = False
     fits: ahead.Fits | None = None
+    fitter: Fitter = fitted
 
     def described_options(self) -> dict[str, Any]:
         """Return the options in effect: those that a plan decides are left out beside one."""
@@ -105,11 +106,7 @@ class _Prepared:
 
 def workers(options: ConvertOptions) -> int:
     """Return the number of threads to use: `jobs`, or the processors this process may use."""
-    if options.jobs:
-        return options.jobs
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return options.jobs or processors()
 
 
 class _Meter:
@@ -165,6 +162,7 @@ def fit_ahead(job: Job, weights: Sequence[Weight], progress: Progress | None = N
         weights,
         workers(job.options),
         lambda planned: meter.step(planned.name, planned.original_bytes),
+        job.fitter,
     )
 
 
@@ -178,7 +176,7 @@ def run(job: Job, check: Checker, progress: Progress | None) -> Outcome:
     """
     prepared = _ready(job, files.DataFileStore, progress)
     try:
-        encoded = dict(_encode_all(prepared, workers(job.options), progress))
+        encoded = dict(_encode_all(prepared, job, progress))
         forms = [(name, item.form) for (_, name), item in encoded.items()]
         notes = summary.form_notes(forms, job.options.layout)
         output_bytes, checked = _save(prepared, job, check)
@@ -316,16 +314,19 @@ def open_store(
 
 
 def _encode_all(
-    prepared: _Prepared, jobs: int, progress: Progress | None
+    prepared: _Prepared, job: Job, progress: Progress | None
 ) -> Iterator[tuple[tuple[str, str], Encoded]]:
     """Encode and insert every planned tensor in plan order; yield what is worth remembering."""
     by_key = {(weight.graph, weight.name): weight for weight in prepared.weights}
     assembler = layout.Assembler(prepared.document, prepared.taken, prepared.weights, prepared.plan)
     inserter = layout.Inserter(prepared.document, assembler, prepared.store)
+    jobs = workers(job.options)
 
     def work(planned: TensorPlan) -> Encoded:
         values = model.read(prepared.document, by_key[planned.key])
         known, own_jobs = prepared.fits.get(planned.key), ahead.own_jobs(planned, jobs)
+        if known is None and planned.layout != "half":
+            known = job.fitter(values, planned, own_jobs)
         return encode(values, planned, inserter.form(planned), known=known, jobs=own_jobs)
 
     leads = [planned for planned in prepared.plan.tensors if planned.same_as is None]

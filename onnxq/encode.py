@@ -18,7 +18,7 @@ from onnxq.errors import InputError
 from onnxq.forms import MAX_NODE_BYTES, Form, tile_rows, used_form
 from onnxq.options import Init
 from onnxq.parallel import blocks
-from onnxq.plan import TensorPlan
+from onnxq.plans import TensorPlan
 from onnxq.pools import Pool
 from onnxq.scaling import channel_scales, joined_scales, normalised, rescaled, scale_parts
 from onnxq.trees import FLOAT16

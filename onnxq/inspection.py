@@ -13,7 +13,7 @@ from onnxq import conversion, files, model, revert, summary
 from onnxq.forms import used_form
 from onnxq.graphs import Document, consumers, holder, scopes
 from onnxq.options import ConvertOptions
-from onnxq.plan import Plan, form_of, make_plan, places
+from onnxq.plans import Plan, form_of, make_plan, places
 from onnxq.rate import load_bytes, nominal_cost
 from onnxq.recognise import Found
 from onnxq.report import NO_WEIGHTS, FileSize, InspectReport

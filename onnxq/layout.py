@@ -20,7 +20,7 @@ from onnxq.encode import Encoded, packed_stream
 from onnxq.forms import Form, alias, expression, used_form
 from onnxq.graphs import Document, Holder, Scope, holder, scopes
 from onnxq.model import Weight
-from onnxq.plan import Plan, TensorPlan, form_of, places
+from onnxq.plans import Plan, TensorPlan, form_of, places
 from onnxq.rate import Placement, constant_cost, node_cost, typed_bytes
 from onnxq.trees import INT32, Const, Part
 

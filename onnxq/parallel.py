@@ -8,6 +8,7 @@ kernels) runs outside the interpreter lock.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,6 +81,13 @@ def _threaded(
         finally:
             for future, _ in pending:
                 future.cancel()
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def blocks(length: int, size: int) -> list[tuple[int, int]]:

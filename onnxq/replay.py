@@ -6,6 +6,7 @@ the plan was made need not be so in the next version of the model.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnxq.errors import InputError
 from onnxq.forms import MAX_NODE_BYTES, canonical
 from onnxq.graphs import Document, Scope
 from onnxq.model import Weight, read
-from onnxq.plan import Plan, TensorPlan, places
+from onnxq.plans import Plan, TensorPlan, places
 from onnxq.pools import POOL_OPSET, node_bytes
 from onnxq.selection import reason_by_kind, skip
 
@@ -64,7 +65,7 @@ def match_plan(document: Document, plan: Plan, weights: Sequence[Weight]) -> Pla
         for key, weight in by_key.items()
         if key not in done
     ]
-    return Plan(tensors=plan.tensors, skips=tuple(skips))
+    return dataclasses.replace(plan, skips=tuple(skips))
 
 
 def _check_pools(plan: Plan, weights: Sequence[Weight], label: str) -> None:

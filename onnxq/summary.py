@@ -19,7 +19,7 @@ from onnxq.encode import Encoded, decode_indices
 from onnxq.forms import MAX_NODE_BYTES, NATIVE_OPSETS, Form, largest_node_bytes
 from onnxq.graphs import Consumer, Document
 from onnxq.model import Weight
-from onnxq.plan import Plan, TensorPlan
+from onnxq.plans import Plan, TensorPlan
 from onnxq.rate import ce2_bytes
 from onnxq.recognise import Found
 from onnxq.report import (

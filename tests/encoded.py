@@ -22,7 +22,7 @@ from onnxq.files import InlineStore
 from onnxq.forms import MAX_NODE_BYTES, Form, StoredLayout, canonical
 from onnxq.graphs import Document, taken_names
 from onnxq.options import LayoutName
-from onnxq.plan import Plan, TensorPlan
+from onnxq.plans import Plan, TensorPlan
 from onnxq.tensors import FLOAT_TYPES, type_name
 from onnxq.trees import (
     BFLOAT16,

@@ -31,7 +31,7 @@ import onnxq
 from onnxq import model
 from onnxq.errors import OnnxqError
 from onnxq.options import make_options
-from onnxq.plan import make_plan
+from onnxq.plans import make_plan
 from tests import graphs
 
 EXTRA_MEMORY_BYTES = 1 << 30

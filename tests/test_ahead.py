@@ -17,7 +17,7 @@ from onnxq.ahead import fit_open, open_tensors, working_bytes
 from onnxq.clustering import cluster
 from onnxq.encode import encode
 from onnxq.options import make_options
-from onnxq.plan import form_of, make_plan
+from onnxq.plans import form_of, make_plan
 from tests import graphs
 from tests.encoded import make_form, planned
 

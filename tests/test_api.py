@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 import onnxq
 from onnxq import checks
 from onnxq.errors import InputError, OnnxqError, OptionError, OutputError, UnsupportedError
-from onnxq.plan import Plan
+from onnxq.plans import Plan
 from onnxq.report import Report, from_json
 from tests import graphs, reading, runs
 
@@ -138,6 +138,7 @@ def test_public_names_are_there_at_once() -> None:
         "convert",
         "inspect",
         "lowrank",
+        "plan",
         "restore",
         "sweep",
         "validate",

@@ -17,7 +17,7 @@ from onnxq.checks import Check
 from onnxq.conversion import Job, ProgressEvent, workers
 from onnxq.errors import InputError
 from onnxq.options import ConvertOptions, make_options
-from onnxq.plan import make_plan
+from onnxq.plans import make_plan
 from tests import graphs, runs
 from tests.encoded import limited
 

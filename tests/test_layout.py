@@ -16,7 +16,7 @@ from onnxq import layout, model
 from onnxq.files import DataFileStore, InlineStore
 from onnxq.graphs import Document, holder, scopes, taken_names
 from onnxq.options import make_options
-from onnxq.plan import Plan, make_plan
+from onnxq.plans import Plan, make_plan
 from onnxq.rate import Placement
 from onnxq.trees import FLOAT, FLOAT16, INT64, UINT8
 from tests import graphs, reading, runs

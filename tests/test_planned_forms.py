@@ -20,7 +20,7 @@ from onnxq.errors import InputError, UnsupportedError
 from onnxq.facts import gather_facts
 from onnxq.forms import ALIAS_NAME, Form
 from onnxq.options import make_options
-from onnxq.plan import Plan, TensorPlan, make_plan, tensor_plan
+from onnxq.plans import Plan, TensorPlan, make_plan, tensor_plan
 from onnxq.pooling import settle
 from onnxq.radixpack import RADIXES
 from onnxq.recognise import find

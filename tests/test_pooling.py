@@ -18,7 +18,7 @@ import onnxq
 from onnxq import model, pooling, recognise
 from onnxq.errors import InputError
 from onnxq.options import make_options
-from onnxq.plan import Plan, make_plan
+from onnxq.plans import Plan, make_plan
 from tests import graphs, runs
 from tests.encoded import Array
 from tests.property.strategies import models

@@ -16,7 +16,7 @@ import onnxq
 from onnxq import model
 from onnxq.errors import InputError, OnnxqError
 from onnxq.options import make_options
-from onnxq.plan import Plan, make_plan
+from onnxq.plans import Plan, make_plan
 from onnxq.replay import match_plan
 from tests import graphs, runs
 

@@ -32,7 +32,7 @@ import onnxq
 from onnxq.model import weights as weights_of
 from onnxq.model import wrap
 from onnxq.options import make_options
-from onnxq.plan import Plan, TensorPlan, make_plan
+from onnxq.plans import Plan, TensorPlan, make_plan
 from onnxq.radixpack import RADIXES
 
 Array = np.ndarray[Any, np.dtype[Any]]

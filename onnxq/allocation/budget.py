@@ -134,6 +134,21 @@ def within(tensors: Tensors, size_of: SizeOf, target_bytes: int) -> Allocation:
     )
 
 
+def topped(tensors: Tensors, picks: Picks, size_of: SizeOf, target_bytes: int) -> Picks:
+    """Return picks with what still fits within a target, their losses being told by the ways.
+
+    Args:
+        tensors: the ways of each.
+        picks: where to start.
+        size_of: the exact size of picks.
+        target_bytes: the most bytes.
+
+    Raises:
+        ValueError: a tensor has no way of finite loss.
+    """
+    return _single_moves(make_fronts(tensors), picks, _Scale(size_of=size_of), target_bytes)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Scale:
     """Weigh picks, each only once."""

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import index
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from onnxq.errors import BudgetError, OptionError
 from onnxq.quantities import parse_bytes
@@ -143,6 +143,20 @@ class DropTarget:
 
 
 Target = SizeTarget | SnrTarget | DropTarget
+
+
+class TargetValues(TypedDict, total=False):
+    """Name the targets of a call for type checkers and editors; see `make_target`."""
+
+    target_bpw: float | None
+    target_size: int | str | None
+    target_ratio: float | None
+    target_snr: float | None
+    max_drop: Mapping[str, float | str] | None
+
+
+KEYS = tuple(TargetValues.__annotations__)
+"""The names of all targets."""
 
 
 def make_target(

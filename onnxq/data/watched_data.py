@@ -6,7 +6,7 @@ Batches pass as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,3 +181,39 @@ class FirstSamples(_Seen):
             done += batch.samples
             if done >= self._samples:
                 return
+
+
+class SpreadSamples(_Seen):
+    """Give batches spread evenly over a data set, with about a number of samples.
+
+    Args:
+        data: The data.
+        samples: That number, at least 1.
+    """
+
+    def __init__(self, data: Dataset, samples: int) -> None:
+        super().__init__(data)
+        self._samples = samples
+        self._chosen: frozenset[int] | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches; the first walk is preceded by one that counts them."""
+        if self._chosen is None:
+            self._chosen = spread([batch.samples for batch in self._data.batches()], self._samples)
+        last = max(self._chosen, default=-1)
+        for number, batch in enumerate(self._data.batches()):
+            if number > last:
+                return
+            if number in self._chosen:
+                yield batch
+
+
+def spread(sizes: Sequence[int], samples: int) -> frozenset[int]:
+    """Return the places of batches that are spread evenly and hold about so many samples.
+
+    >>> sorted(spread([8, 8, 8, 8, 8, 8], 24))
+    [0, 2, 4]
+    """
+    wanted = max(1, -(-samples * len(sizes) // max(1, sum(sizes))))
+    count = min(wanted, len(sizes))
+    return frozenset(len(sizes) * number // count for number in range(count))

@@ -15,7 +15,7 @@ from onnxq import halves, model
 from onnxq.graphs import Document
 from onnxq.model import Weight
 from onnxq.options import make_options
-from onnxq.plan import Plan, TensorPlan, make_plan
+from onnxq.plans import Plan, TensorPlan, make_plan
 from onnxq.radixpack import RADIXES
 from tests import reading
 from tests.property.strategies import models

@@ -21,6 +21,7 @@ from onnxq.forms import Form, StoredLayout
 from onnxq.graphs import Document
 from onnxq.model import Weight
 from onnxq.options import ConvertOptions, Init
+from onnxq.plan_records import Correction, DataSeen, TensorReason
 from onnxq.pooling import settle
 from onnxq.pools import Pool
 from onnxq.radixpack import RADIXES
@@ -144,18 +145,34 @@ class TensorPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Hold the decisions for one model, tensors and skips in file order."""
+    """Hold the decisions for one model, tensors and skips in file order.
+
+    `data` are those that codebooks and corrections were planned with, if any; `corrections` are the
+    biases that take mean errors; `reasons` say what an allocation went by.
+    """
 
     tensors: tuple[TensorPlan, ...]
     skips: tuple[Skip, ...]
+    data: DataSeen | None = None
+    corrections: tuple[Correction, ...] = ()
+    reasons: tuple[TensorReason, ...] = ()
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether calibration data decide some of the bytes."""
+        return bool(self.corrections) or any(item.needs_calibration for item in self.tensors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON-ready values."""
-        return {
-            "plan_version": SCHEMA_VERSION,
-            "tensors": [tensor.to_json() for tensor in self.tensors],
-            "skipped": [record.to_json() for record in self.skips],
-        }
+        """Return the plan as JSON-ready values; what it has none of is left out."""
+        record: dict[str, Any] = {"plan_version": SCHEMA_VERSION}
+        if self.data is not None:
+            record["data"] = record_json.to_json(self.data)
+        record["tensors"] = [tensor.to_json() for tensor in self.tensors]
+        for key in _LISTS:
+            if getattr(self, key):
+                record[key] = record_json.to_json(getattr(self, key))
+        record["skipped"] = [item.to_json() for item in self.skips]
+        return record
 
     def dumps(self) -> str:
         """Return the plan as JSON text in ASCII."""
@@ -171,19 +188,28 @@ class Plan:
         if not isinstance(record, dict) or record.get("plan_version") not in _READ_VERSIONS:
             raise InputError(f"{label}: is no onnxq plan of version 1 to {SCHEMA_VERSION}")
         lists = {key: record.get(key) for key in ("tensors", "skipped")}
+        lists |= {key: record.get(key, []) for key in _LISTS}
+        found: dict[str, Any] = {}
         for key, items in lists.items():
             if not isinstance(items, list):
                 raise InputError(f"{label}: is a damaged onnxq plan: {key!r} is no list")
-        return cls(
-            tensors=tuple(
-                record_json.from_json(TensorPlan, item, f"{label}: tensors[{number}]")
-                for number, item in enumerate(lists["tensors"] or ())
-            ),
-            skips=tuple(
-                record_json.from_json(Skip, item, f"{label}: skipped[{number}]")
-                for number, item in enumerate(lists["skipped"] or ())
-            ),
-        )
+            found[_FIELDS.get(key, key)] = tuple(
+                record_json.from_json(_KINDS[key], item, f"{label}: {key}[{number}]")
+                for number, item in enumerate(items)
+            )
+        if record.get("data") is not None:
+            found["data"] = record_json.from_json(DataSeen, record["data"], f"{label}: data")
+        return cls(**found)
+
+
+_LISTS = ("corrections", "reasons")
+_FIELDS = {"skipped": "skips"}
+_KINDS: dict[str, type[Any]] = {
+    "tensors": TensorPlan,
+    "skipped": Skip,
+    "corrections": Correction,
+    "reasons": TensorReason,
+}
 
 
 def make_plan(

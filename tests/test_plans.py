@@ -14,7 +14,7 @@ from onnxq import model
 from onnxq.errors import InputError, OptionError
 from onnxq.forms import expression
 from onnxq.options import make_options
-from onnxq.plan import Plan, TensorPlan, form_of, make_plan
+from onnxq.plans import Plan, TensorPlan, form_of, make_plan
 from onnxq.replay import match_plan
 from onnxq.trees import BFLOAT16, FLOAT, FLOAT16
 from tests import graphs

@@ -1,0 +1,271 @@
+"""The steps from a model, a target and data to a plan with its codebooks.
+
+Owns the order of steps, and how long what they need is held: probes and moments are gone when the
+plan is there, since its codebooks are fitted by then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from onnxq import conversion, model, scratch
+from onnxq.ahead import Fits
+from onnxq.allocation import deciding, sensing
+from onnxq.allocation.candidates import Unit, make_units
+from onnxq.allocation.deciding import Decided, Planner
+from onnxq.allocation.planning_options import PlanningOptions
+from onnxq.allocation.targets import ModelBytes, SizeTarget, Target, below_reach
+from onnxq.allocation.trials import Decoder, Methods, Trials
+from onnxq.calibration.calibrated import Calibration
+from onnxq.calibration.corrections import (
+    Corrections,
+    corrected_values,
+    planned_corrections,
+    touched,
+)
+from onnxq.calibration.fitters import fitter_of
+from onnxq.clustering.cluster import Clustering
+from onnxq.conversion import Job
+from onnxq.data.batches import Dataset
+from onnxq.errors import InputError
+from onnxq.graphs import Key
+from onnxq.plan_records import DataSeen, TensorReason, WayReason
+from onnxq.plans import Plan, TensorPlan
+
+Tell = Callable[[str, str], None]
+"""Called with a stage and what was finished in it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Planned:
+    """Hold a plan with all that a conversion needs to follow it.
+
+    Attributes:
+        plan: What to do.
+        fits: The codebooks that were fitted for it.
+        corrections: New values of biases.
+        error: Noise through signal of the outputs, as the last joint run had it; None without runs.
+    """
+
+    plan: Plan
+    fits: Fits
+    corrections: Corrections
+    error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Bench:
+    """Hold what is known of the data while a plan is made."""
+
+    calibration: Calibration | None
+    data: Dataset | None
+    seen: DataSeen | None
+    folder: Path
+
+
+def allocated(job: Job, options: PlanningOptions, target: Target, tell: Tell) -> Planned:
+    """Return the plan of least loss that meets a target, with its codebooks.
+
+    Args:
+        job: what the conversion is asked to do; its plan is not looked at.
+        options: what the plan goes by.
+        target: what it is to meet.
+        tell: told of each step.
+
+    Raises:
+        BudgetError: the target is out of reach.
+        InputError, UnsupportedError: the model or the data cannot be read or run.
+        OptionError: an option does not fit them.
+    """
+    jobs = conversion.workers(job.options)
+    weights = model.weights(job.document)
+    units, skips = make_units(job.document, weights, job.options, jobs)
+    keys = frozenset(unit.key for unit in units)
+    with _bench(job, options, keys, tell) as bench:
+        methods = Methods(is_weighted=options.is_weighted, has_feedback=options.has_feedback)
+        decoder = Decoder(document=job.document, calibration=bench.calibration, methods=methods)
+        planner = Planner(
+            job=replace(job, fitter=fitter_of(bench.calibration)),
+            units=units,
+            skips=skips,
+            decoder=decoder,
+        )
+        trials = _trials(job, options, bench, units, decoder)
+        decided = _meeting(planner, trials, options, target, tell)
+        return _planned(planner, decided, bench, options)
+
+
+def followed(job: Job, options: PlanningOptions, plan: Plan, tell: Tell) -> Planned:
+    """Return a plan with its codebooks, those that calibration data decide among them.
+
+    Args:
+        job: what the conversion is asked to do; its plan is not looked at.
+        options: which data, and how they are run.
+        plan: what to follow.
+        tell: told of each step.
+
+    Raises:
+        InputError: the plan was made with other data, or needs data and none are given.
+    """
+    keys = frozenset(item.key for item in plan.tensors if item.needs_calibration)
+    keys |= frozenset(item.weight for item in plan.corrections if plan.data is not None)
+    with _bench(job, options, keys, tell) as bench:
+        if plan.data is not None and bench.seen is not None and plan.data != bench.seen:
+            raise InputError(
+                f"plan: was made with {_text(plan.data)}, found {_text(bench.seen)}; give the same "
+                "data, or make a new plan"
+            )
+        planned = replace(job, plan=plan, fitter=fitter_of(bench.calibration))
+        return _fitted(planned, bench.calibration, None)
+
+
+def calibrated(job: Job, options: PlanningOptions, tell: Tell) -> Planned:
+    """Return the job's own plan with codebooks that keep layers' outputs, as data show them."""
+    keys = frozenset(item.key for item in job.plan.tensors if item.same_as is None)
+    with _bench(job, options, keys, tell) as bench:
+        assert bench.calibration is not None  # there are data
+        shared = {item.same_as for item in job.plan.tensors if item.same_as is not None}
+        tensors = tuple(
+            _with_methods(item, bench.calibration, options)
+            if item.key not in shared and item.same_as is None
+            else item
+            for item in job.plan.tensors
+        )
+        plan = replace(job.plan, tensors=tensors, data=bench.seen)
+        if options.corrects_bias:
+            found = planned_corrections(job.document, plan, bench.calibration)
+            plan = replace(plan, corrections=found)
+        planned = replace(job, plan=plan, fitter=fitter_of(bench.calibration))
+        return _fitted(planned, bench.calibration, None)
+
+
+def _with_methods(
+    planned: TensorPlan, calibration: Calibration, options: PlanningOptions
+) -> TensorPlan:
+    is_open = planned.layout != "half" and calibration.has_moments(planned.key)
+    has_pairs = is_open and calibration.has_pairs(planned.key)
+    return replace(
+        planned,
+        is_weighted=options.is_weighted and is_open,
+        has_feedback=options.has_feedback and has_pairs,
+    )
+
+
+@contextmanager
+def _bench(
+    job: Job, options: PlanningOptions, keys: frozenset[Key], tell: Tell
+) -> Iterator[_Bench]:
+    """Look at the data, if there are any, and hold what they show for the duration."""
+    with ExitStack() as stack:
+        # Layers are shared out to threads already: one BLAS thread in each gives the same bytes
+        # whatever their number.
+        stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
+        folder = stack.enter_context(scratch.folder())
+        data = seen = calibration = None
+        if options.needs_runs or options.calibration is not None:
+            data = sensing.open_data(job.document, options)
+        if data is not None and options.calibration is not None:
+            seen = sensing.seen(data)
+            if keys and options.looks_at_inputs:
+                calibration = sensing.calibrate(
+                    job.reopen, keys, options, data, folder, lambda where, _: tell("inputs", where)
+                )
+        yield _Bench(calibration=calibration, data=data, seen=seen, folder=folder)
+
+
+def _trials(
+    job: Job, options: PlanningOptions, bench: _Bench, units: Sequence[Unit], decoder: Decoder
+) -> Trials | None:
+    if not options.needs_runs or bench.data is None:
+        return None
+    probe = sensing.open_probe(job.reopen, units, options, bench.data, bench.folder)
+    return Trials(units, decoder, probe, conversion.workers(job.options))
+
+
+def _meeting(
+    planner: Planner,
+    trials: Trials | None,
+    options: PlanningOptions,
+    target: Target,
+    tell: Tell,
+) -> Decided:
+    if not isinstance(target, SizeTarget):
+        raise NotImplementedError
+    counted = model_bytes(planner.job)
+    wanted = target.bytes(counted)
+    found = deciding.within_size(
+        planner, trials, wanted, options.refine_runs, lambda name: tell("tensors", name)
+    )
+    if found.bytes > wanted:
+        raise below_reach(target, found.bytes, counted, planner.job.document.label)
+    return found
+
+
+def model_bytes(job: Job) -> ModelBytes:
+    """Return what sizes of a job's model are relative to."""
+    floats = [weight for weight in model.weights(job.document) if weight.is_float]
+    return ModelBytes(
+        file_bytes=job.input_bytes,
+        weight_bytes=sum(weight.data_bytes for weight in floats),
+        weights=sum(weight.elements for weight in floats),
+    )
+
+
+def _planned(
+    planner: Planner, decided: Decided, bench: _Bench, options: PlanningOptions
+) -> Planned:
+    plan = replace(decided.plan, data=bench.seen, reasons=tuple(_reasons(planner, decided)))
+    if options.corrects_bias and bench.calibration is not None:
+        found = planned_corrections(planner.job.document, plan, bench.calibration)
+        plan = replace(plan, corrections=found)
+    known = replace(planner.job, plan=plan, fits=decided.fits)
+    return _fitted(known, bench.calibration, decided.error)
+
+
+def _reasons(planner: Planner, decided: Decided) -> Iterator[TensorReason]:
+    """Yield why each tensor is stored as it is: the ways there were, and what each loses."""
+    for unit, pick, losses in zip(planner.units, decided.picks, decided.losses, strict=True):
+        ways = [
+            WayReason(way=item.label, bytes=item.bytes, loss=_rounded(loss))
+            for item, loss in zip(unit.candidates, losses, strict=True)
+        ]
+        noise = unit.candidates[pick].distortion / unit.power if unit.power > 0 else 0.0
+        yield TensorReason(
+            name=unit.lead.name,
+            graph=unit.lead.graph,
+            picked=unit.candidates[pick].label,
+            sensitivity=_rounded(losses[pick] / noise) if noise > 0 else None,
+            ways=tuple(ways),
+        )
+
+
+def _rounded(value: float) -> float:
+    """Return a number to six digits, which a person reads and a comparison of files bears."""
+    return float(f"{value:.6g}") if math.isfinite(value) else value
+
+
+def _fitted(job: Job, calibration: Calibration | None, error: float | None) -> Planned:
+    """Return a plan with the codebooks that must be known before it is carried out."""
+    fits = job.fits
+    if fits is None:
+        fits = conversion.fit_ahead(job, model.weights(job.document))
+    found = corrected_values(job.document, job.plan, fits, calibration, job.fitter)
+    fits = {**fits, **dict(_refitted(job, fits, found))}
+    return Planned(plan=job.plan, fits=fits, corrections=found, error=error)
+
+
+def _refitted(job: Job, fits: Fits, found: Corrections) -> Iterator[tuple[Key, Clustering]]:
+    """Yield the codebooks of biases that have new values, of those that were fitted."""
+    for planned in touched(job.plan, found):
+        if planned.key in fits:
+            yield planned.key, job.fitter(found[planned.key], planned, 1)
+
+
+def _text(seen: DataSeen) -> str:
+    return f"{seen.samples} samples of digest {seen.digest}"
