@@ -135,7 +135,7 @@ def plan(
     request = converting.Request(
         source=source, options=options, requantize=requantize, progress=progress
     )
-    made, _ = converting.plan(request)
+    made = converting.plan(request)
     if output is not None:
         files.write_bytes(Path(output), made.dumps().encode())
     return made

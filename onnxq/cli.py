@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from onnxq.console import cli_lowrank, cli_measure
+from onnxq.console import cli_lowrank, cli_measure, cli_plan
 from onnxq.console import cli_options as o
+from onnxq.console import cli_planning_options as po
 from onnxq.console.delivery import Delivery, exit_codes, say, version
 from onnxq.errors import OptionError, ValidationError
 from onnxq.plaintext import one_line
@@ -56,6 +57,7 @@ app = typer.Typer(
         "[bold]Examples[/bold]\n\n"
         "onnxq inspect model.onnx\n\n"
         "onnxq convert model.onnx small.onnx --bits 6\n\n"
+        "onnxq plan model.onnx -o plan.json --target-ratio 0.15 --calibration samples.npz\n\n"
         "onnxq lowrank model.onnx low.onnx --ratio 0.7\n\n"
         "onnxq validate model.onnx small.onnx --data val.npz --max-drop top1=1%\n\n"
         "onnxq sweep model.onnx --data val.npz --html sweep.html\n\n"
@@ -93,6 +95,8 @@ def root(
         "[bold]Examples[/bold]\n\n"
         "onnxq convert model.onnx small.onnx --bits 4 --tensor 'head.*=8'\n\n"
         "onnxq convert model.onnx small.onnx --exclude '*.bias' --op-types Conv,Gemm\n\n"
+        "onnxq convert model.onnx small.onnx --auto --calibration samples.npz\n\n"
+        "onnxq convert model.onnx small.onnx --target-ratio 0.15 --calibration samples.npz\n\n"
         "onnxq convert model.onnx small.onnx --preset ce2 --bits 5\n\n"
         "onnxq convert model.onnx small.onnx --json report.json --save-plan plan.json"
     ),
@@ -104,6 +108,23 @@ def convert(
     bits: o.Bits = o.DEFAULTS.bits,
     tensor: o.Tensor = None,
     preset: o.PresetName = None,
+    target_size: po.TargetSize = None,
+    target_ratio: po.TargetRatio = None,
+    target_bpw: po.TargetBpw = None,
+    target_snr: po.TargetSnr = None,
+    max_drop: po.MaxDrop = None,
+    auto: po.Auto = False,
+    data: po.Data = None,
+    calibration: po.Calibration = None,
+    calibration_samples: po.CalibrationSamples = po.DEFAULTS.samples,
+    preprocess: po.Preprocess = None,
+    limit: po.Limit = None,
+    carry: po.Carry = None,
+    sensitivity: po.Sensitivity = po.DEFAULTS.sensitivity,
+    importance: po.Importance = po.DEFAULTS.is_weighted,
+    feedback: po.Feedback = po.DEFAULTS.has_feedback,
+    correct_bias: po.CorrectBias = po.DEFAULTS.corrects_bias,
+    refine: po.Refine = po.DEFAULTS.refine_runs,
     include: o.Include = None,
     exclude: o.Exclude = None,
     op_types: o.OpTypes = None,
@@ -132,8 +153,9 @@ def convert(
     values = locals()
     with exit_codes():
         delivery = Delivery(json=json, force=force, quiet=quiet, verbose=verbose, model=output)
-        delivery.check({"OUT": output, "--save-plan": save_plan}, {"IN": model, "--plan": plan})
-        options = o.given(ctx, values)
+        read = {"IN": model, "--plan": plan, "--data": data, "--calibration": calibration}
+        delivery.check({"OUT": output, "--save-plan": save_plan}, read)
+        options = {**o.given(ctx, values), **po.given(ctx, values)}
         samples = o.samples_to_check(values)
         from onnxq import api
 
@@ -213,6 +235,7 @@ def restore(
         delivery.deliver(api.restore(model, output, force=force))
 
 
+app.command(cls=o.Command, epilog=cli_plan.PLAN_EPILOG)(cli_plan.plan)
 app.command(cls=o.Command, epilog=cli_lowrank.LOWRANK_EPILOG)(cli_lowrank.lowrank)
 app.command(cls=o.Command, epilog=cli_measure.VALIDATE_EPILOG)(cli_measure.validate)
 app.command(cls=o.Command, epilog=cli_measure.SWEEP_EPILOG)(cli_measure.sweep)

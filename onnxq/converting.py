@@ -96,8 +96,8 @@ def convert(request: Request) -> tuple[Report, ModelProto]:
     return report, outcome.document.proto
 
 
-def plan(request: Request) -> tuple[Plan, int]:
-    """Return the plan that a conversion would follow, and the bytes of its file.
+def plan(request: Request) -> Plan:
+    """Return the plan that a conversion would follow, with the bytes of its file.
 
     Raises:
         OnnxqError: as `onnxq.plan`.
@@ -105,7 +105,8 @@ def plan(request: Request) -> tuple[Plan, int]:
     asked = _asked(request)
     job = _opened(request, asked, None)
     job, _ = _decided(request, asked, job)
-    return job.plan, conversion.foresee(job)
+    decided = job.plan
+    return replace(decided, file_bytes=conversion.foresee(job))
 
 
 def _asked(request: Request) -> _Asked:
@@ -207,6 +208,7 @@ def _decided(request: Request, asked: _Asked, job: Job) -> tuple[Job, Planned | 
         made = planning.followed(job, options, job.plan, tell)
     elif asked.target is not None:
         made = planning.allocated(job, options, asked.target, tell)
+        made = replace(made, plan=replace(made.plan, target=asked.target.option))
     else:
         made = planning.calibrated(job, options, tell)
     return replace(job, plan=made.plan, fits=made.fits), made

@@ -31,6 +31,8 @@ from onnxq.trees import FLOAT16
 SCHEMA_VERSION = 3
 _READ_VERSIONS = (1, 2, 3)
 """Plans of version 1 know no pools, those of version 2 no scales; the defaults say so."""
+LEAST_PER_KEPT = 50
+"""Fewest values of a tensor for each that is kept: 2 % at most are."""
 _WIDE_TYPES = ("float32", "float64")
 """Types that float16 is narrower than, and whose products onnxruntime computes at load."""
 Key = tuple[str, str]
@@ -50,6 +52,10 @@ class TensorPlan:
     axis, and `scale_dtype` is the type of the stored scales. Layout `half` stores the values as
     float16: its `bit_width` is 16 and it has 0 `centroids`. `is_weighted` and `has_feedback` say
     how a codebook is fitted with calibration data: with importance weights, with error feedback.
+
+    The `kept_values` values of largest magnitude, the first of equal ones, are stored as they are,
+    in `kept_dtype`; the codebook is fitted to the others. There are then neither scales nor
+    calibration.
     """
 
     name: str
@@ -73,6 +79,8 @@ class TensorPlan:
     scale_dtype: str | None = None
     is_weighted: bool = False
     has_feedback: bool = False
+    kept_values: int = 0
+    kept_dtype: str | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError where a value is outside its range, as in an edited plan file."""
@@ -93,6 +101,10 @@ class TensorPlan:
             "scale_dtype": self.scale_dtype is None
             if self.scale_axis is None
             else self.scale_dtype in (self.dtype, "float16"),
+            "kept_values": self.kept_values == 0 or self._may_keep(self.kept_values),
+            "kept_dtype": self.kept_dtype is None
+            if self.kept_values == 0
+            else self.kept_dtype in (self.dtype, "float16"),
         }
         for field, is_right in checks.items():
             if not is_right:
@@ -115,6 +127,13 @@ class TensorPlan:
             return False
         return 0 <= axis < len(self.shape) and self.shape[axis] > 1
 
+    def _may_keep(self, count: int) -> bool:
+        """Tell whether so many values can be kept: few, and of a codebook fitted to values alone."""
+        if self.layout == "half" or self.same_as is not None or self.dtype not in _WIDE_TYPES:
+            return False
+        is_alone = self.scale_axis is None and not self.needs_calibration
+        return is_alone and 0 < count <= self.elements // LEAST_PER_KEPT
+
     @property
     def key(self) -> tuple[str, str]:
         """The (graph, name) that identifies the tensor in its model."""
@@ -133,7 +152,7 @@ class TensorPlan:
     @property
     def is_plain(self) -> bool:
         """Whether the codebook is fitted to the values as they are, and to nothing else."""
-        return self.scale_axis is None and not self.needs_calibration
+        return self.scale_axis is None and not self.kept_values and not self.needs_calibration
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
@@ -148,11 +167,14 @@ class Plan:
     """Hold the decisions for one model, tensors and skips in file order.
 
     `data` are those that codebooks and corrections were planned with, if any; `corrections` are the
-    biases that take mean errors; `reasons` say what an allocation went by.
+    biases that take mean errors; `target` is what was asked for, `file_bytes` what the file takes
+    that the plan gives, and `reasons` say what an allocation went by.
     """
 
     tensors: tuple[TensorPlan, ...]
     skips: tuple[Skip, ...]
+    target: str | None = None
+    file_bytes: int | None = None
     data: DataSeen | None = None
     corrections: tuple[Correction, ...] = ()
     reasons: tuple[TensorReason, ...] = ()
@@ -165,8 +187,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values; what it has none of is left out."""
         record: dict[str, Any] = {"plan_version": SCHEMA_VERSION}
-        if self.data is not None:
-            record["data"] = record_json.to_json(self.data)
+        for key in _ABOUT:
+            if getattr(self, key) is not None:
+                record[key] = record_json.to_json(getattr(self, key))
         record["tensors"] = [tensor.to_json() for tensor in self.tensors]
         for key in _LISTS:
             if getattr(self, key):
@@ -197,9 +220,21 @@ class Plan:
                 record_json.from_json(_KINDS[key], item, f"{label}: {key}[{number}]")
                 for number, item in enumerate(items)
             )
-        if record.get("data") is not None:
-            found["data"] = record_json.from_json(DataSeen, record["data"], f"{label}: data")
-        return cls(**found)
+        about = {key: record[key] for key in _ABOUT if key in record}
+        known = record_json.from_json(_About, about, label)
+        return cls(**found, target=known.target, file_bytes=known.file_bytes, data=known.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """Hold the fields of a plan that are about it as a whole."""
+
+    target: str | None = None
+    file_bytes: int | None = None
+    data: DataSeen | None = None
+
+
+_ABOUT = ("target", "file_bytes", "data")
 
 
 _LISTS = ("corrections", "reasons")
@@ -285,16 +320,18 @@ def tensor_plan(choice: Choice, options: ConvertOptions) -> TensorPlan:
         same_as=(choice.same_as.graph, choice.same_as.name) if choice.same_as else None,
         is_pooled=choice.is_pooled,
         scale_axis=form.scale_axis,
-        scale_dtype=_scale_dtype(form, weight.dtype),
+        scale_dtype=None
+        if form.scale_axis is None
+        else _stored_dtype(form, form.scale_type, weight.dtype),
         is_weighted=choice.is_weighted,
         has_feedback=choice.has_feedback,
+        kept_values=form.kept,
+        kept_dtype=_stored_dtype(form, form.kept_type, weight.dtype) if form.kept else None,
     )
 
 
-def _scale_dtype(form: Form, dtype: str) -> str | None:
-    if form.scale_axis is None:
-        return None
-    return dtype if form.scale_type == form.data_type else "float16"
+def _stored_dtype(form: Form, stored_type: int | None, dtype: str) -> str:
+    return dtype if stored_type == form.data_type else "float16"
 
 
 def places(plan: Plan, weights: Sequence[Weight]) -> dict[Key, tuple[Pool, int]]:
@@ -323,6 +360,7 @@ def form_of(
     """Return the form that a tensor's plan asks for; `place` is what `places` says of it."""
     pool, member = place or (None, 0)
     scale_type = FLOAT16 if planned.scale_dtype == "float16" else data_type
+    kept_type = FLOAT16 if planned.kept_dtype == "float16" else data_type
     return Form(
         layout=planned.layout,
         bit_width=planned.bit_width,
@@ -335,4 +373,6 @@ def form_of(
         member=member,
         scale_axis=planned.scale_axis,
         scale_type=None if planned.scale_dtype is None else scale_type,
+        kept=planned.kept_values,
+        kept_type=None if planned.kept_dtype is None else kept_type,
     )

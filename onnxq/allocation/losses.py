@@ -20,6 +20,8 @@ ROUNDS = 4
 """Rounds of picking and measuring; most picks are settled after two."""
 ANCHORS = (4, 16)
 """Centroids of the ways of each tensor that are measured first."""
+SMALL = 0.001
+"""Share of all bytes below which only the last of them is, unscaled: there is little to win."""
 WORST = 1e6
 """Noise through signal that stands for outputs that cannot be compared, and for all above it."""
 
@@ -74,12 +76,12 @@ class Measured:
 
     def anchors(self) -> list[tuple[int, int]]:
         """Return the ways to measure first: `ANCHORS` of each kind that a tensor has."""
+        total = sum(unit.lead.data_bytes for unit in self._units)
         return [
             (number, pick)
             for number, unit in enumerate(self._units)
             for pick, item in enumerate(unit.candidates)
-            if item.form is not None and item.form.layout != "half"
-            if item.form.centroids in ANCHORS
+            if _is_anchor(item, is_small=unit.lead.data_bytes < SMALL * total)
         ]
 
     def losses(self) -> list[list[float]]:
@@ -130,6 +132,15 @@ class Measured:
             if _is_alike(item, unit.candidates[other]) and loss > 0
         ] or [(unit.candidates[other].distortion, max(loss, 0.0)) for other, loss in seen.items()]
         return between(sorted(points), item.distortion)
+
+
+def _is_anchor(item: Candidate, *, is_small: bool) -> bool:
+    """Tell whether a way is measured before any is picked."""
+    if item.form is None or item.form.layout == "half":
+        return False
+    if is_small:
+        return item.form.centroids == ANCHORS[-1] and not item.is_scaled
+    return item.form.centroids in ANCHORS
 
 
 def _is_alike(one: Candidate, other: Candidate) -> bool:

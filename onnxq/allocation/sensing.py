@@ -33,7 +33,7 @@ RUN_SAMPLES = 8
 """Samples of a run, where the model takes any number: few, so that they spread over the data."""
 CARRIED_TIMES = 16
 """Samples of a sequence that are looked at, for each that would be of data without state."""
-PROBE_SAMPLES = 32
+PROBE_SAMPLES = 16
 """Most samples that single tensors are tried on."""
 
 
