@@ -58,7 +58,7 @@ class Probe:
 
     Args:
         document: the model; it is taken apart, so it is of no other use after.
-        weights: tensors that may be exchanged; those of functions cannot.
+        weights: tensors that may be exchanged; those of functions and of bfloat16 cannot.
         folder: place for the model, as long as the probe is used.
         threads: threads of a run; results of different numbers may differ in the last bits.
 
@@ -144,7 +144,8 @@ class Probe:
                 if found.shape != expected.shape:
                     return float("inf")
                 is_known = np.isfinite(expected)
-                noise[item.name] += float(np.sum(np.square((found - expected)[is_known])))
+                missed = found[is_known] - expected[is_known]
+                noise[item.name] += float(np.sum(np.square(missed)))
         shares = [noise[name] / power for name, power in self._power.items() if power > 0]
         total = float(np.sum(shares))
         return total if np.isfinite(total) else float("inf")
@@ -205,7 +206,7 @@ def _exposed(document: Document, weights: Sequence[Weight]) -> dict[Key, str]:
     _keep_constant(document.proto)
     prefix = free_prefix(graphs.taken_names(document))
     found: dict[Key, str] = {}
-    moved = [w for w in weights if not w.scope.root.is_function and not w.is_graph_input]
+    moved = [weight for weight in weights if _may_expose(weight)]
     for number, weight in enumerate(moved):
         tensor = TensorProto()
         tensor.CopyFrom(weight.tensor or TensorProto())
@@ -218,6 +219,12 @@ def _exposed(document: Document, weights: Sequence[Weight]) -> dict[Key, str]:
     for _, group in groupby(sorted(moved, key=_place), key=_place):
         _remove(list(group), found)
     return found
+
+
+def _may_expose(weight: Weight) -> bool:
+    """Tell whether a tensor can be an input; onnxruntime is fed no bfloat16 from numpy."""
+    is_fed = weight.data_type != TensorProto.BFLOAT16
+    return is_fed and not weight.scope.root.is_function and not weight.is_graph_input
 
 
 def _place(weight: Weight) -> tuple[int, str]:
