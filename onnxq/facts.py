@@ -81,6 +81,12 @@ def _look(values: Array, limit: int, may_equal: bool, options: ConvertOptions) -
     )
 
 
+def spans_half(values: Array) -> bool:
+    """Tell whether float16 loses no range of a tensor's values, which hold no NaN."""
+    bounds = (float(np.min(values)), float(np.max(values)))
+    return _fits_half(values.reshape(-1), bounds, is_lossless=False)
+
+
 def _fits_half(values: Array, bounds: tuple[float, float], *, is_lossless: bool) -> bool:
     if any(np.isfinite(bound) and abs(bound) > _HALF_MAX for bound in bounds):
         return False

@@ -17,7 +17,7 @@ from onnxq.choose import Choice, choice_of, container_bytes
 from onnxq.clustering.cluster import prepare
 from onnxq.clustering.codebook import Array, signal_power
 from onnxq.clustering.family import Point, fit_family
-from onnxq.facts import READ_BUDGET, Facts, gather_facts
+from onnxq.facts import READ_BUDGET, Facts, gather_facts, spans_half
 from onnxq.forms import Form, StoredLayout, canonical
 from onnxq.graphs import Document, Holder, Key, holder
 from onnxq.model import Weight, read
@@ -28,15 +28,17 @@ from onnxq.pools import POOL_OPSET
 from onnxq.radixpack import RADIXES
 from onnxq.rate import member_cost, nominal_cost
 from onnxq.scaling import channel_scales, normalised
-from onnxq.selection import Skip, reason_to_keep, skip
+from onnxq.selection import Skip, check_patterns, reason_to_keep, skip
 from onnxq.trees import FLOAT16, ITEM_BITS
 
 WIDTHS = range(1, 13)
 """Bit widths that are considered; a wider index costs nearly as much as float16."""
 MIN_CHANNEL = 4
 """Fewest values of a channel that has a scale of its own."""
-HALF_NOISE = 2.0**-26
-"""Squared relative error of float16 values, rounded: a variance of 2^-22 / 12 at most."""
+HALF_NOISE = 2.0**-20 / 26
+"""Squared relative error of values rounded to float16: steps of 2^-10 of a power of two have a
+variance of 2^-20 / 12 times its square, and values of all magnitudes between two such powers a mean
+square of 3 / (2 ln 2) = 2.16 times that."""
 
 _CAST_BYTES = 40
 """About what a Cast node costs; a shorter saving is not worth one."""
@@ -111,7 +113,9 @@ def make_units(
 
     Raises:
         InputError: a tensor cannot be read.
+        OptionError: a pattern of the options matches nothing.
     """
+    check_patterns(weights, options, document.label)
     wide = replace(options, bits=WIDTHS[-1], codebook_dtype="float16", tensor_bits=())
     kept = {id(weight): reason_to_keep(weight, options) for weight in weights}
     open_weights = [weight for weight in weights if kept[id(weight)] is None]
@@ -170,8 +174,10 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """Yield the ways to store a tensor but as it is; their bytes are not known yet."""
     sizes = _sizes(weight, facts)
+    facts = replace(facts, fits_half=facts.fits_half or spans_half(values))
+    rounding = HALF_NOISE * signal_power(values)
     for form, point in _coded(values, weight, facts, sizes, None):
-        yield _candidate(form, point.distortion)
+        yield _candidate(form, point.distortion + _is_rounded(form, point) * rounding)
     if axis is not None and _may_scale(weight, axis):
         scale_type = FLOAT16 if _is_half(weight, facts, weight.shape[axis]) else weight.data_type
         stored = np.dtype(np.float16) if scale_type == FLOAT16 else values.dtype
@@ -180,7 +186,7 @@ def _candidates(
         power = np.square(scales.astype(np.float64))
         for form, point in _coded(normal, weight, facts, sizes, (axis, scale_type)):
             noise = point.distortion * float(power.mean())
-            yield _candidate(form, noise)
+            yield _candidate(form, noise + _is_rounded(form, point) * rounding)
     if facts.fits_half and ITEM_BITS[weight.data_type] > 16:
         form = Form(
             layout="half",
@@ -191,11 +197,16 @@ def _candidates(
             centroids=0,
             opset=weight.scope.opset,
         )
-        yield _candidate(form, HALF_NOISE * signal_power(values))
+        yield _candidate(form, rounding)
 
 
 def _candidate(form: Form, distortion: float) -> Candidate:
     return Candidate(form=form, bytes=0, distortion=distortion, label=label_of(form))
+
+
+def _is_rounded(form: Form, point: Point) -> bool:
+    """Tell whether centroids are rounded as they are stored; exact ones are kept so."""
+    return form.codebook_type != form.data_type and not point.is_lossless
 
 
 def label_of(form: Form) -> str:
@@ -243,6 +254,8 @@ def _coded(
         if is_radix and layout != "radix":
             continue
         is_half = _is_half(weight, facts, size)
+        if point.is_lossless and is_half:
+            is_half = bool(np.array_equal(point.centroids.astype(np.float16), point.centroids))
         axis, scale_type = scaling or (None, None)
         yield (
             Form(
