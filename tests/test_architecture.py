@@ -24,7 +24,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "mana
 # They only re-export and start the program, so they stand outside the table.
 OUTSIDE_THE_TABLE = {"__init__", "__main__"}
 # Their functions are the public interface: one parameter per choice of the caller.
-MANY_PARAMETERS = {"api", "cli", "console.cli_lowrank", "console.cli_measure"}
+MANY_PARAMETERS = {"api", "cli", "console.cli_lowrank", "console.cli_measure", "console.cli_plan"}
 PRINTING = {"cli", "console.delivery"}
 # Where the name to import differs from the package's.
 DISTRIBUTIONS = {

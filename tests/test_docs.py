@@ -14,6 +14,8 @@ import typer.main
 
 import onnxq
 from onnxq import errors, options
+from onnxq.allocation import targets
+from onnxq.allocation.planning_options import PlanningOptions
 from onnxq.cli import app
 from onnxq.validation.measure_options import MeasureOptions
 
@@ -106,7 +108,7 @@ def test_links_lead_to_files_of_the_repository(document: Path) -> None:
 
 
 def test_the_public_functions_are_those_of_the_readme() -> None:
-    for name in ("convert", "inspect", "lowrank", "restore", "sweep", "validate"):
+    for name in ("convert", "inspect", "lowrank", "plan", "restore", "sweep", "validate"):
         assert callable(getattr(onnxq, name))
         assert name in onnxq.__all__
 
@@ -115,6 +117,7 @@ def test_the_keywords_of_convert_are_those_of_the_python_page() -> None:
     page = text_of("docs/python.md")
     rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", page, flags=re.MULTILINE)
     fields = {field.name: field.default for field in dataclasses.fields(options.ConvertOptions)}
+    fields |= PlanningOptions().__dict__ | dict.fromkeys(targets.KEYS)
     own = inspect.signature(onnxq.convert).parameters.values()
     fields |= {each.name: each.default for each in own if each.kind is each.KEYWORD_ONLY}
     assert {name: ast.literal_eval(default) for name, default in rows} == fields

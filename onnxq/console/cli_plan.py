@@ -71,8 +71,7 @@ def plan(
     values = locals()
     with exit_codes():
         delivery = Delivery(json=None, force=force, quiet=quiet, verbose=False)
-        read = {"MODEL": model, "--data": data, "--calibration": calibration}
-        delivery.check({"--output": output}, read)
+        delivery.check({"--output": output}, {"MODEL": model, "--data": data})
         options = {**o.given(ctx, values), **po.given(ctx, values)}
         from onnxq import api
 

@@ -29,6 +29,7 @@ REASONS = {
     "excluded": "--include, --exclude",
     "graph-input": "a caller may override it",
     "infinite": "too few centroids for its infinities",
+    "kept-by-allocation": "its bytes serve best as they are",
     "nan": "contains NaN",
     "norm-kept": "--keep-norm",
     "not-float": "integers, booleans, strings",
