@@ -42,7 +42,7 @@ def is_done(row: Row | None, method: Method, chosen: argparse.Namespace) -> bool
     """Return whether a finished row needs no measuring."""
     if row is None or chosen.again:
         return False
-    is_stale = method.maker == "onnxq" and row["source"] != measuring.source_digest()
+    is_stale = method.maker in ("onnxq", "plan") and row["source"] != measuring.source_digest()
     return not (chosen.changed and is_stale)
 
 
@@ -80,6 +80,8 @@ def measure_model(bench: Bench, chosen: argparse.Namespace) -> int:
 def _told(row: Row) -> str:
     if row["failure"] is not None:
         return f"failed: {row['failure']['message']}"
+    if "metrics" not in row:
+        return f"{row['seconds']} s, {row['peak_bytes'] / 1e6:.0f} MB"
     figures = (f"{m['name']} {m['candidate']['value'] or m['is_equal']}" for m in row["metrics"])
     return f"{row['file_bytes']:,} bytes, {', '.join(figures)}"
 

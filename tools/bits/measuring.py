@@ -104,7 +104,7 @@ def measure(bench: Bench, method: Method, point: Point, onnxsim: str | None) -> 
         }
         if made.ended is not None and made.ended.exit_status:
             found["failure"] = _failure("making it", made.ended, bench)
-        else:
+        elif method.maker != "plan":
             found |= _evaluate(bench, bench.model if method.maker == "float" else target)
             found |= _reached(bench, found) | _details(made)
     return {
@@ -125,6 +125,10 @@ def _make(bench: Bench, method: Method, point: Point, target: Path, onnxsim: str
         line = ["convert", *files, *words, "--no-check"]
         done = onnxq_runs.run(line, allowed=[onnxq_runs.UNREACHABLE])
         return Made(ended=done.ended, command=_shown(["onnxq", *line]), report=done.report)
+    if method.maker == "plan":
+        line = ["plan", str(bench.model), "-o", str(target), *words]
+        ended = child.run([sys.executable, "-m", "onnxq", *line, "-q"])
+        return Made(ended=ended, command=_shown(["onnxq", *line]))
     if method.maker == "onnxsim":
         script = [str(SCRIPTS / "onnxsim_peer.py")]
         ended = child.run([onnxsim or sys.executable, *script, *files, *words])

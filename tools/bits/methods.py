@@ -14,11 +14,17 @@ from typing import Any, Literal
 from tools.bits.tasks import Task
 from tools.ce2 import published
 
-Maker = Literal["float", "onnxq", "peer", "onnxsim"]
+Maker = Literal["float", "onnxq", "plan", "peer", "onnxsim"]
 Words = tuple[str, ...]
 WIDTHS = tuple(range(2, 9))
 SHARES = (0.06, 0.08, 0.1, 0.12, 0.15, 0.18, 0.22, 0.26)
 """Shares of the float weights' bytes that methods with a target size are asked for."""
+FEW_SHARES = (0.08, 0.2)
+"""Shares beside the floors that methods which take minutes are asked for; between and beside the
+floors of the task that has wider ones, those of `WIDE_SHARES`."""
+WIDE_SHARES = (0.15, 0.26)
+CALIBRATED = ("--calibration", "{calibration}", "--refine", "24")
+"""Options of the calibrated methods; by default a refinement takes 64 runs."""
 TARGETS: tuple[tuple[str, str, tuple[float, ...]], ...] = (
     ("size", "file_bytes", (0.12, 0.15, 0.2)),
     ("ratio", "ratio", (0.02, 0.14, 0.25, 0.4)),
@@ -72,7 +78,8 @@ class Method:
     Attributes:
         name: Stem of its rows.
         title: For a person.
-        maker: What writes the file: nothing, `onnxq convert`, or a script of this folder.
+        maker: What writes the file: nothing, `onnxq convert`, or a script of this folder; "plan" is
+            `onnxq plan`, of which only the cost is measured.
         points: The working points on a model.
         is_drawn: Whether its points are a curve, or marks, of the plots.
     """
@@ -94,11 +101,13 @@ def by_width(*words: str) -> Points:
     return points
 
 
-def by_share(*words: str) -> Points:
+def by_share(*words: str, are_few: bool = False) -> Points:
     """Return points of target sizes, those of the floors among them, with further options."""
 
     def points(subject: Subject) -> Iterator[Point]:
-        for share in sorted({*SHARES, *subject.task.floors}):
+        is_wide = min(subject.task.floors, default=0.0) > FEW_SHARES[0] * 2
+        few = WIDE_SHARES if is_wide else FEW_SHARES
+        for share in sorted({*(few if are_few else SHARES), *subject.task.floors}):
             size = subject.size(share)
             yield Point(
                 setting=f"{share:g} of the weights",
@@ -133,10 +142,11 @@ def settings(**named: Words) -> Points:
     return points
 
 
-def as_published(*, is_preset: bool) -> Points:
+def as_published(*further: str, is_preset: bool) -> Points:
     """Return a point for each published row of a network's tables: the preset, or its size.
 
-    The published size counts no graph; as a target it must hold the whole file.
+    The published size counts no graph; as a target it must hold the whole file. Further options
+    are those of the target.
     """
 
     def points(subject: Subject) -> Iterator[Point]:
@@ -145,7 +155,7 @@ def as_published(*, is_preset: bool) -> Points:
         for row in named:
             size = row.quantized_bytes
             words = ("--preset", "ce2", "--bits", str(row.bits), *subject.task.preset)
-            target = ("--target-size", str(size))
+            target = ("--target-size", str(size), *further)
             yield Point(
                 setting=f"row of {row.bits} bits",
                 words=words if is_preset else target,
@@ -188,6 +198,72 @@ METHODS: Mapping[str, Method] = {
             title="onnxsim k-means, 4 bits",
             maker="onnxsim",
             points=settings(as_it_is=("kmeans",), simplified=("kmeans", "simplified")),
+        ),
+        Method(
+            name="allocated",
+            title="allocated, data-free",
+            maker="onnxq",
+            points=by_share(),
+        ),
+        Method(
+            name="calibrated",
+            title="allocated, calibrated",
+            maker="onnxq",
+            points=by_share(*CALIBRATED, "--no-feedback", "--no-correct-bias", are_few=True),
+        ),
+        Method(
+            name="importance",
+            title="calibrated, importance",
+            maker="onnxq",
+            points=by_share(
+                *CALIBRATED, "--importance", "--no-feedback", "--no-correct-bias", are_few=True
+            ),
+        ),
+        Method(
+            name="feedback",
+            title="calibrated, error feedback",
+            maker="onnxq",
+            points=by_share(*CALIBRATED, "--no-correct-bias", are_few=True),
+        ),
+        Method(
+            name="corrected",
+            title="calibrated, error feedback, corrected biases",
+            maker="onnxq",
+            points=by_share(*CALIBRATED, are_few=True),
+        ),
+        Method(
+            name="targets",
+            title="targets, data-free",
+            maker="onnxq",
+            points=by_target(),
+            is_drawn=False,
+        ),
+        Method(
+            name="published-size",
+            title="size as published, data-free",
+            maker="onnxq",
+            points=as_published(is_preset=False),
+            is_drawn=False,
+        ),
+        Method(
+            name="published-size-calibrated",
+            title="size as published, calibrated",
+            maker="onnxq",
+            points=as_published(*CALIBRATED, is_preset=False),
+            is_drawn=False,
+        ),
+        Method(
+            name="planning",
+            title="onnxq plan",
+            maker="plan",
+            points=settings(
+                data__free=("--target-ratio", "0.12"),
+                calibrated__32_samples=(
+                    *("--target-ratio", "0.12", "--calibration", "{calibration}"),
+                    *("--calibration-samples", "32"),
+                ),
+            ),
+            is_drawn=False,
         ),
         Method(
             name="published-preset",
