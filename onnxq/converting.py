@@ -31,7 +31,7 @@ from onnxq.report import FileSize, Report
 from onnxq.sources import ModelLike, name_of, open_model, output_path, path_text, to_proto
 
 if TYPE_CHECKING:
-    from onnxq.allocation.planning import Planned
+    from onnxq.allocation.planned import Planned
     from onnxq.allocation.planning_options import PlanningOptions, PlanningValues
     from onnxq.allocation.targets import Target, TargetValues
 
@@ -39,7 +39,16 @@ if TYPE_CHECKING:
         """Name the options of `onnxq.convert` for type checkers and editors."""
 
 
-_UNIFORM = ("bits", "tensor_bits", "preset", "init", "pdf_factor", "max_iterations", "layout")
+_UNIFORM = (
+    "bits",
+    "tensor_bits",
+    "preset",
+    "init",
+    "pdf_factor",
+    "max_iterations",
+    "layout",
+    "codebook_dtype",
+)
 """Options that say what an allocation decides."""
 
 
@@ -92,7 +101,9 @@ def convert(request: Request) -> tuple[Report, ModelProto]:
     )
     report = _report(outcome, job, path_text(request.output), started)
     if asked.target is not None:
-        report = replace(report, notes=(*_target_notes(asked.target, job, outcome), *report.notes))
+        about = _target_notes(asked.target, job, outcome)
+        about += made.notes if made is not None else ()
+        report = replace(report, notes=(*about, *report.notes))
     return report, outcome.document.proto
 
 
@@ -128,6 +139,8 @@ def _asked(request: Request) -> _Asked:
         about = {key: others.pop(key) for key in targets.KEYS if key in others}
         target = targets.make_target(**about)
         planning = planning_options.make_planning_options(others)
+        if request.plan is None:
+            targets.check_data(target, has_data=planning.data is not None)
         _check_together(given, others, target, has_plan=request.plan is not None)
     if request.plan is not None:
         if target is not None:
@@ -148,7 +161,7 @@ def _check_together(
             if key in given:
                 option = "tensor" if key == "tensor_bits" else key.replace("_", "-")
                 raise OptionError(f"{target.option} decides every tensor; leave out --{option}")
-    elif about_planning and "calibration" not in about_planning:
+    elif about_planning and about_planning.keys().isdisjoint({"calibration", "data"}):
         option = sorted(about_planning)[0].replace("_", "-")
         raise OptionError(
             f"{option}: goes with a target such as --target-ratio 0.15, or with --calibration; "

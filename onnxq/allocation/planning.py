@@ -16,12 +16,23 @@ from threadpoolctl import threadpool_limits
 
 from onnxq import conversion, model, scratch
 from onnxq.ahead import Fits
-from onnxq.allocation import deciding, sensing
+from onnxq.allocation import deciding, judging, quality, sensing
+from onnxq.allocation.bars import bar_of
 from onnxq.allocation.candidates import Unit, make_units
 from onnxq.allocation.deciding import Decided, Planner
+from onnxq.allocation.planned import Planned
 from onnxq.allocation.planning_options import PlanningOptions
-from onnxq.allocation.targets import ModelBytes, SizeTarget, Target, below_reach
+from onnxq.allocation.targets import (
+    DropTarget,
+    ModelBytes,
+    QualityTarget,
+    SizeTarget,
+    Target,
+    above_reach,
+    below_reach,
+)
 from onnxq.allocation.trials import Decoder, Methods, Trials
+from onnxq.allocation.ways import Picks
 from onnxq.calibration.calibrated import Calibration
 from onnxq.calibration.corrections import (
     Corrections,
@@ -40,23 +51,6 @@ from onnxq.plans import Plan, TensorPlan
 
 Tell = Callable[[str, str], None]
 """Called with a stage and what was finished in it."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Planned:
-    """Hold a plan with all that a conversion needs to follow it.
-
-    Attributes:
-        plan: What to do.
-        fits: The codebooks that were fitted for it.
-        corrections: New values of biases.
-        error: Noise through signal of the outputs, as the last joint run had it; None without runs.
-    """
-
-    plan: Plan
-    fits: Fits
-    corrections: Corrections
-    error: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,15 +84,20 @@ def allocated(job: Job, options: PlanningOptions, target: Target, tell: Tell) ->
     with _bench(job, options, keys, tell) as bench:
         methods = Methods(is_weighted=options.is_weighted, has_feedback=options.has_feedback)
         decoder = Decoder(document=job.document, calibration=bench.calibration, methods=methods)
+        fitter = fitter_of(bench.calibration)
+        if not isinstance(target, SizeTarget):
+            fitter = judging.remembered(fitter)
         planner = Planner(
-            job=replace(job, fitter=fitter_of(bench.calibration)),
+            job=replace(job, fitter=fitter),
             units=units,
             skips=skips,
             decoder=decoder,
         )
         trials = _trials(job, options, bench, units, decoder)
-        decided = _meeting(planner, trials, options, target, tell)
-        return _planned(planner, decided, bench, options)
+        if isinstance(target, SizeTarget):
+            decided = _meeting(planner, trials, options, target, tell)
+            return _planned(planner, decided, bench, options)
+        return _keeping(planner, trials, _Asked(target=target, options=options, bench=bench), tell)
 
 
 def followed(job: Job, options: PlanningOptions, plan: Plan, tell: Tell) -> Planned:
@@ -168,9 +167,11 @@ def _bench(
         stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
         folder = stack.enter_context(scratch.folder())
         data = seen = calibration = None
-        if options.needs_runs or options.calibration is not None:
+        if options.is_split:
+            data = judging.planning_samples(job.document, options)
+        elif options.needs_runs or options.calibration is not None:
             data = sensing.open_data(job.document, options)
-        if data is not None and options.calibration is not None:
+        if data is not None and options.inputs is not None:
             seen = sensing.seen(data)
             if keys and options.looks_at_inputs:
                 calibration = sensing.calibrate(
@@ -192,11 +193,9 @@ def _meeting(
     planner: Planner,
     trials: Trials | None,
     options: PlanningOptions,
-    target: Target,
+    target: SizeTarget,
     tell: Tell,
 ) -> Decided:
-    if not isinstance(target, SizeTarget):
-        raise NotImplementedError
     counted = model_bytes(planner.job)
     wanted = target.bytes(counted)
     found = deciding.within_size(
@@ -205,6 +204,46 @@ def _meeting(
     if found.bytes > wanted:
         raise below_reach(target, found.bytes, counted, planner.job.document.label)
     return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """Hold a quality that is asked for, and what is known beside the model."""
+
+    target: QualityTarget
+    options: PlanningOptions
+    bench: _Bench
+
+
+def _keeping(planner: Planner, trials: Trials | None, asked: _Asked, tell: Tell) -> Planned:
+    """Return the smallest plan found that keeps a quality."""
+    bar, is_split = bar_of(asked.target), isinstance(asked.target, DropTarget)
+    job, bench, options = planner.job, asked.bench, asked.options
+
+    def complete(picks: Picks) -> Planned:
+        return _completed(job, planner.plan(picks), None, bench, options)
+
+    with judging.open_parts(job.document, options, bar, is_split=is_split) as parts:
+        attempts = judging.Attempts(job, bar, parts, complete, bench.folder)
+        found = quality.smallest(
+            planner.units,
+            trials,
+            attempts.margin,
+            bar.decibels,
+            lambda name: tell("tensors", name),
+        )
+        picks: Picks | None = found.picks if found.is_enough else None
+        if picks is not None and not attempts.holds(picks):
+            picks = quality.stepped_up(found.ways, picks, attempts.holds)
+        if picks is None or not attempts.saves(picks):
+            raise above_reach(asked.target, attempts.best(), job.document.label)
+        reasons = tuple(_reasons(planner, picks, found.losses))
+        planned = complete(picks)
+        return replace(
+            planned,
+            plan=replace(planned.plan, reasons=reasons),
+            notes=tuple(attempts.notes(picks, asked.target.option)),
+        )
 
 
 def model_bytes(job: Job) -> ModelBytes:
@@ -220,17 +259,26 @@ def model_bytes(job: Job) -> ModelBytes:
 def _planned(
     planner: Planner, decided: Decided, bench: _Bench, options: PlanningOptions
 ) -> Planned:
-    plan = replace(decided.plan, data=bench.seen, reasons=tuple(_reasons(planner, decided)))
+    reasons = tuple(_reasons(planner, decided.picks, decided.losses))
+    plan = replace(decided.plan, reasons=reasons)
+    planned = _completed(planner.job, plan, decided.fits, bench, options)
+    return replace(planned, error=decided.error)
+
+
+def _completed(
+    job: Job, plan: Plan, fits: Fits | None, bench: _Bench, options: PlanningOptions
+) -> Planned:
+    """Return a plan with the corrections that go with it, and its codebooks."""
+    plan = replace(plan, data=bench.seen)
     if options.corrects_bias and bench.calibration is not None:
-        found = planned_corrections(planner.job.document, plan, bench.calibration)
+        found = planned_corrections(job.document, plan, bench.calibration)
         plan = replace(plan, corrections=found)
-    known = replace(planner.job, plan=plan, fits=decided.fits)
-    return _fitted(known, bench.calibration, decided.error)
+    return _fitted(replace(job, plan=plan, fits=fits), bench.calibration, None)
 
 
-def _reasons(planner: Planner, decided: Decided) -> Iterator[TensorReason]:
+def _reasons(planner: Planner, picks: Picks, found: deciding.Losses) -> Iterator[TensorReason]:
     """Yield why each tensor is stored as it is: the ways there were, and what each loses."""
-    for unit, pick, losses in zip(planner.units, decided.picks, decided.losses, strict=True):
+    for unit, pick, losses in zip(planner.units, picks, found, strict=True):
         ways = [
             WayReason(way=item.label, bytes=item.bytes, loss=_rounded(loss))
             for item, loss in zip(unit.candidates, losses, strict=True)

@@ -23,6 +23,7 @@ SAMPLES = 64
 REFINE_RUNS = 64
 """Joint errors that a refinement measures at most."""
 _MEASURED = ("preprocess", "carry", "limit")
+_PATHS = ("calibration", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,14 @@ class PlanningOptions:
 
     Attributes:
         calibration: Unlabelled inputs; None for none.
+        data: Inputs with labels or targets, of targets that go by them. Where no calibration data
+            are given, the inputs of one half of them calibrate (`judging.halves`).
         preprocess: How images and sounds become inputs.
         carry: Output to the input that the next sample gets it as, for models with state.
         limit: Most samples of the data to use; None for all.
         samples: Samples to look at, spread over the data, or consecutive ones where state is
             carried; the number of random inputs, where no data are given.
-        sensitivity: Where losses come from; "auto" is "outputs" with calibration data.
+        sensitivity: Where losses come from; "auto" is "outputs" with data.
         is_weighted: Count values by the inputs that they meet, in clustering.
         has_feedback: Make good what earlier indices of a row got wrong.
         corrects_bias: Put the mean error of outputs into biases.
@@ -47,6 +50,7 @@ class PlanningOptions:
     """
 
     calibration: Path | None = None
+    data: Path | None = None
     preprocess: str | None = None
     carry: Mapping[str, str] = field(default_factory=dict)
     limit: int | None = None
@@ -79,8 +83,18 @@ class PlanningOptions:
     def needs_runs(self) -> bool:
         """Whether losses are measured at the outputs."""
         if self.sensitivity == "auto":
-            return self.calibration is not None
+            return self.inputs is not None
         return self.sensitivity == "outputs"
+
+    @property
+    def inputs(self) -> Path | None:
+        """Where the inputs that calibrate come from; None where there are none."""
+        return self.calibration or self.data
+
+    @property
+    def is_split(self) -> bool:
+        """Whether one half of data with labels calibrates."""
+        return self.calibration is None and self.data is not None
 
     @property
     def looks_at_inputs(self) -> bool:
@@ -90,15 +104,16 @@ class PlanningOptions:
     def measured(self) -> MeasureOptions:
         """Return how the data are read and run; with no data, what random inputs are drawn."""
         chosen = {key: getattr(self, key) for key in _MEASURED}
-        if self.calibration is None:
+        if self.inputs is None:
             chosen["samples"] = self.samples
-        return MeasureOptions(data=self.calibration, performance=False, **chosen)
+        return MeasureOptions(data=self.inputs, performance=False, **chosen)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON-ready values, in field order."""
         record = dataclasses.asdict(self)
-        if self.calibration is not None:
-            record["calibration"] = os.fspath(self.calibration)
+        for key in _PATHS:
+            if record[key] is not None:
+                record[key] = os.fspath(record[key])
         return record
 
 
@@ -106,6 +121,7 @@ class PlanningValues(TypedDict, total=False):
     """Name the options of `onnxq.plan` for type checkers and editors."""
 
     calibration: str | os.PathLike[str] | None
+    data: str | os.PathLike[str] | None
     preprocess: str | os.PathLike[str] | None
     carry: Mapping[str, str]
     limit: int | None
@@ -132,8 +148,9 @@ def make_planning_options(given: Mapping[str, Any]) -> PlanningOptions:
     for key in chosen:
         if key not in known:
             raise OptionError(f"unknown option {key!r}; expected one of {', '.join(sorted(known))}")
-    if "calibration" in chosen:
-        chosen["calibration"] = Path(chosen["calibration"])
+    for key in _PATHS:
+        if key in chosen:
+            chosen[key] = Path(chosen[key])
     measured = make_measure_options({key: chosen[key] for key in _MEASURED if key in chosen})
     chosen |= {key: getattr(measured, key) for key in _MEASURED}
     return PlanningOptions(**chosen)

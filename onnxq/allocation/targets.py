@@ -1,8 +1,8 @@
 """What a plan is asked to meet: a size of the file, or a quality of its outputs.
 
 Owns the meaning and the limits of `--target-bpw`, `--target-size`, `--target-ratio`,
-`--target-snr` and, of a conversion, `--max-drop`; knows nothing of models or of how a target is
-met.
+`--target-snr`, `--auto` and, of a conversion, `--max-drop`; knows nothing of models or of how a
+target is met.
 
 Sizes are those of files as they are written, a data file beside a model counted in. All three ways
 to say a size come down to bytes:
@@ -142,7 +142,18 @@ class DropTarget:
         return self.drop.gate
 
 
-Target = SizeTarget | SnrTarget | DropTarget
+@dataclass(frozen=True, kw_only=True)
+class AutoTarget:
+    """Ask for the smallest file without measurable loss, as `bars.AutoBar` has it."""
+
+    @property
+    def option(self) -> str:
+        """The option, as on a command line."""
+        return "--auto"
+
+
+QualityTarget = SnrTarget | DropTarget | AutoTarget
+Target = SizeTarget | QualityTarget
 
 
 class TargetValues(TypedDict, total=False):
@@ -153,6 +164,7 @@ class TargetValues(TypedDict, total=False):
     target_ratio: float | None
     target_snr: float | None
     max_drop: Mapping[str, float | str] | None
+    auto: bool
 
 
 KEYS = tuple(TargetValues.__annotations__)
@@ -165,6 +177,7 @@ def make_target(
     target_ratio: float | None = None,
     target_snr: float | None = None,
     max_drop: Mapping[str, float | str] | None = None,
+    auto: bool | None = None,
 ) -> Target | None:
     """Return the target of a call; None where none is given.
 
@@ -174,6 +187,7 @@ def make_target(
         target_ratio: output file through input file.
         target_snr: decibels.
         max_drop: one metric with its limit, as in `gates.make_gates`.
+        auto: whether to ask for no measurable loss.
 
     Raises:
         OptionError: a value is outside its range, or targets exclude each other.
@@ -190,6 +204,7 @@ def make_target(
             "--target-ratio": target_ratio,
             "--target-snr": target_snr,
             "--max-drop": max_drop,
+            "--auto": _asked_auto(auto),
         }
     )
     if target_bpw is not None:
@@ -200,7 +215,26 @@ def make_target(
         return SizeTarget(kind="ratio", value=target_ratio)
     if target_snr is not None:
         return SnrTarget(decibels=target_snr)
-    return None if max_drop is None else _drop_target(max_drop)
+    if max_drop is not None:
+        return _drop_target(max_drop)
+    return AutoTarget() if auto else None
+
+
+def check_data(target: Target | None, *, has_data: bool) -> None:
+    """Check that there are data with labels where a target goes by them, and only there.
+
+    Raises:
+        OptionError: they are missing, or nothing looks at them.
+    """
+    if isinstance(target, DropTarget) and not has_data:
+        raise OptionError(
+            f"{target.option}: goes by data with labels or targets, which are not given; give "
+            "--data, or ask for --target-snr or --auto"
+        )
+    if has_data and not isinstance(target, (DropTarget, AutoTarget)):
+        raise OptionError(
+            "--data goes with --max-drop or --auto; give unlabelled inputs as --calibration"
+        )
 
 
 def parse_target_size(text: str) -> int:
@@ -244,7 +278,7 @@ def below_reach(target: SizeTarget, least_bytes: int, model: ModelBytes, label: 
     )
 
 
-def above_reach(target: SnrTarget | DropTarget, best: str, label: str) -> BudgetError:
+def above_reach(target: QualityTarget, best: str, label: str) -> BudgetError:
     """Return the refusal of a quality that no plan has; `best` says what the best one has.
 
     >>> print(above_reach(SnrTarget(decibels=200), "149.2 dB", "m.onnx"))
@@ -259,6 +293,13 @@ def _check_one(given: Mapping[str, object]) -> None:
     asked = [option for option, value in given.items() if value is not None]
     if len(asked) > 1:
         raise OptionError(f"{asked[0]} and {asked[1]} exclude each other; give one")
+
+
+def _asked_auto(value: object) -> bool | None:
+    """Return True where it is asked for; None where it is not."""
+    if value is not None and not isinstance(value, bool):
+        raise _refused("--auto", value, "True or False")
+    return value or None
 
 
 def _whole_bytes(value: object) -> int:

@@ -208,6 +208,36 @@ class SpreadSamples(_Seen):
                 yield batch
 
 
+class HalfOfSamples(_Seen):
+    """Give about one half of the batches of a data set; the other half is given by another.
+
+    Of every two one is given, now the first, now the second, as the Thue-Morse sequence has it:
+    where labels take turns both halves have all of them.
+
+    Args:
+        data: The data.
+        half: 0 or 1.
+        by_sequence: Whether batches stay with the others of their sequence.
+    """
+
+    def __init__(self, data: Dataset, half: int, *, by_sequence: bool = False) -> None:
+        super().__init__(data)
+        self._half, self._by_sequence = half, by_sequence
+
+    @property
+    def available(self) -> int | None:
+        """Not known before a walk."""
+        return None
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches of the half."""
+        number = -1
+        for batch in self._data.batches():
+            number += batch.is_start or not self._by_sequence or number < 0
+            if number.bit_count() % 2 == self._half:
+                yield batch
+
+
 def spread(sizes: Sequence[int], samples: int) -> frozenset[int]:
     """Return the places of batches that are spread evenly and hold about so many samples.
 
