@@ -7,13 +7,14 @@ which order bytes are spent; how many, the measured candidates say.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxq.allocation import losses
+from onnxq.allocation.budget import within
 from onnxq.allocation.candidates import Unit
-from onnxq.allocation.reaching import Reached, least_bytes
+from onnxq.allocation.reaching import least_bytes
 from onnxq.allocation.trials import Trials
 from onnxq.allocation.ways import Picks, Way, make_fronts, make_path, total_bytes
 
@@ -26,6 +27,10 @@ RUNS = 10
 """Candidates that a first search measures."""
 MORE_RUNS = 5
 """Those of a second one, once the ways that the first picked are measured."""
+NARROWING_RUNS = 3
+"""Those between the last two picks of the path, whose steps are large where tensors are few."""
+NARROW = 0.003
+"""Share of the bytes between them at which there is nothing more to win."""
 GROWTH = (1.02, 1.05, 1.1, 1.2, 1.4, 2.0)
 """Steps up in size, where what was planned does not hold on other data."""
 
@@ -52,30 +57,58 @@ def smallest(
     Args:
         units: the tensors.
         trials: runs the model; None where losses are told by the weights alone.
-        margin: asked up to `RUNS` + `MORE_RUNS` times; the same picks may be asked for twice.
+        margin: asked up to `RUNS` + `MORE_RUNS` + `NARROWING_RUNS` times, and again for the same
+            picks.
         decibels: about the output SNR of what is searched for.
         tell: told of each tensor that was tried.
     """
+    found = _on_path(units, trials, margin, decibels, tell)
+    return replace(found, picks=_narrowed(found, margin)) if found.is_enough else found
+
+
+def _on_path(
+    units: Sequence[Unit],
+    trials: Trials | None,
+    margin: Margin,
+    decibels: float,
+    tell: Tell | None,
+) -> Found:
     if trials is None:
-        found = losses.by_weights(units)
-        ways = losses.as_ways(units, found)
-        return _found(least_bytes(ways, margin, 0.0, RUNS), ways, found)
+        return _reached(units, losses.by_weights(units), margin, RUNS)
     measured = losses.Measured(units, trials)
     measured.settle(lambda ways: expected(ways, decibels), tell)
-    found = measured.losses()
-    ways = losses.as_ways(units, found)
-    first = _found(least_bytes(ways, margin, 0.0, RUNS), ways, found)
+    first = _reached(units, measured.losses(), margin, RUNS)
     if not first.is_enough or not measured.measure(enumerate(first.picks), tell):
         return first
-    again = measured.losses()
-    ways = losses.as_ways(units, again)
-    second = _found(least_bytes(ways, margin, 0.0, MORE_RUNS), ways, again)
-    is_smaller = total_bytes(ways, second.picks) < total_bytes(ways, first.picks)
+    second = _reached(units, measured.losses(), margin, MORE_RUNS)
+    is_smaller = total_bytes(second.ways, second.picks) < total_bytes(first.ways, first.picks)
     return second if second.is_enough and is_smaller else first
 
 
-def _found(reached: Reached, ways: Ways, found: Sequence[Sequence[float]]) -> Found:
+def _reached(
+    units: Sequence[Unit], found: Sequence[Sequence[float]], margin: Margin, runs: int
+) -> Found:
+    ways = losses.as_ways(units, found)
+    reached = least_bytes(ways, margin, 0.0, runs)
     return Found(picks=reached.picks, ways=ways, losses=found, is_enough=reached.is_enough)
+
+
+def _narrowed(found: Found, margin: Margin) -> Picks:
+    """Return the smallest picks that are enough of some between those found and the step below."""
+    ways, best = found.ways, found.picks
+    sizes, high = make_path(make_fronts(ways)).bytes, total_bytes(ways, best)
+    below = int(np.searchsorted(sizes, high)) - 1
+    low = int(sizes[below]) if below >= 0 else high
+    for _ in range(NARROWING_RUNS):
+        if high - low <= NARROW * high:
+            break
+        middle = (low + high) // 2
+        picks = within(ways, lambda picks: total_bytes(ways, picks), middle).picks
+        if margin(picks) >= 0:
+            best, high = picks, total_bytes(ways, picks)
+        else:
+            low = middle
+    return best
 
 
 def expected(ways: Ways, decibels: float) -> Picks:
