@@ -123,9 +123,44 @@ def test_the_float_model_is_equal_to_itself(text: str) -> None:
 def test_losses_beyond_what_is_allowed_are_bold(text: str) -> None:
     # at 0.15 of 400,000 the limit is 70,000 bytes, at 0.12 58,000
     optimal = cells_of(text, "uniform, optimal | 4 bits: 62,000 |")
-    assert optimal[1:] == ["4 bits: 62,000", "+0.6", "3 bits: 47,000", "**+4.0**"]
+    assert optimal[1:4] == ["4 bits: 62,000", "+0.6", "20.8 ±0.0"]
+    assert optimal[4:] == ["3 bits: 47,000", "**+4.0**", "19.8 ±0.0"]
     ce2 = cells_of(text, "uniform, preset ce2 | 4 bits: 61,000 |")
-    assert ce2[1:] == ["4 bits: 61,000", "**+2.0**", "-", "-"]
+    assert ce2[1:] == ["4 bits: 61,000", "**+2.0**", "20.4 ±0.0", "-", "-", "-"]
+    names = "uniform, preset ce2; uniform, optimal"
+    assert f"Within both: none. Not within both: {names}." in text
+
+
+def test_what_planning_costs_stands_apart_with_how_it_ended() -> None:
+    plan = {**failed("planning", "data-free"), "failure": None}
+    broken = failed("planning", "calibrated, 32 samples")
+    text = markdown.page([plan, broken], {})
+    assert cells_of(text, "Acoustic scenes | data-free |")[2:] == ["1.5", "120.0", "done"]
+    assert cells_of(text, "Acoustic scenes | calibrated, 32 samples |")[4] == "a reason"
+
+
+def test_a_file_of_a_published_size_stands_beside_the_presets() -> None:
+    rows = [
+        row("published-size", "row of 4 bits", 56_000, 0.69),
+        row("published-preset", "row of 4 bits", 61_000, 0.68),
+    ]
+    lines = [line for line in markdown.page(rows, {}).splitlines() if "| row of 4 bits |" in line]
+    assert lines[-2:] == [
+        "| row of 4 bits | size as published, data-free | 56,000 | 0.690 ±0.010 | 20.7 ±0.0 |",
+        "| row of 4 bits | preset ce2 as published | 61,000 | 0.680 ±0.010 | 20.4 ±0.0 |",
+    ]
+
+
+def test_sizes_that_are_missed_are_counted() -> None:
+    asked = {"asked": {"file_bytes": 60_000}}
+    rows = [
+        {**row("optimal", "3 bits", 59_400, 0.69), **asked},
+        {**row("optimal", "4 bits", 60_001, 0.69), **asked},
+    ]
+    assert (
+        "Of 2 sizes that were met, 1 are above what was asked; the farthest below is -1.00%."
+        in markdown.page(rows, {})
+    )
 
 
 def test_a_peer_that_failed_is_named_with_its_reason(text: str) -> None:
@@ -249,4 +284,6 @@ def test_published_rows_become_presets_and_targets() -> None:
     targets = list(methods.as_published(is_preset=False)(subject))
     assert [p.setting for p in presets] == [p.setting for p in targets]
     assert "--quantize-variance" in presets[0].words
+    few = list(methods.by_share(are_few=True)(subject))
+    assert [p.setting.split()[0] for p in few] == ["0.08", "0.12", "0.15", "0.2"]
     assert targets[0].words == ("--target-size", str(targets[0].asked["file_bytes"]))

@@ -19,6 +19,8 @@ from tools.ce2 import cells
 HEAD = Path(__file__).with_name("head.txt")
 FORMS = {"psnr": ".2f", "snr": ".1f"}
 """Digits of metrics in dB; all others are shares."""
+SIZES = ("file_bytes", "ratio", "bits_a_weight")
+"""Figures that a target may not exceed."""
 
 
 def page(rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
@@ -33,7 +35,7 @@ def page(rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
         own = _of_task(rows, name)
         if own:
             parts += _section(task, own, pictures.get(name))
-    parts += _reproduce(rows)
+    parts += [*_planning(rows), *_reproduce(rows)]
     return "\n".join(parts)
 
 
@@ -60,24 +62,45 @@ def _floor_table(task: Task, rows: Sequence[Row]) -> Iterator[str]:
     """Yield a task's table; nothing where no method has a file that is small enough."""
     lines = []
     heads = ["method"]
-    for method in figures.measured_methods(rows):
+    for method in _compared(rows):
         found = figures.verdicts(rows, task, method)
         heads = ["method"]
         for verdict in found:
-            heads += [f"at {verdict.share:g}: {verdict.limit_bytes:,} bytes", "lost"]
+            heads += [f"at {verdict.share:g}: {verdict.limit_bytes:,} bytes", "lost", "SNR, dB"]
         if any(verdict.row for verdict in found):
-            lines.append([METHODS[method].title, *(c for v in found for c in _verdict(v))])
+            lines.append([METHODS[method].title, *(c for v in found for c in _verdict(task, v))])
     if lines:
         yield f"{task.title} ({', '.join(task.words)}):\n"
         yield cells.table(heads, lines)
+        yield _held(task, rows)
 
 
-def _verdict(verdict: Verdict) -> list[str]:
+def _compared(rows: Sequence[Row]) -> list[str]:
+    """Return the measured methods that stand for themselves, unlike those of single targets."""
+    return [name for name in figures.measured_methods(rows) if METHODS[name].is_drawn]
+
+
+def _verdict(task: Task, verdict: Verdict) -> list[str]:
     if verdict.row is None:
-        return [cells.NONE, cells.NONE]
+        return [cells.NONE] * 3
     text = ", ".join("undefined" if x is None else f"{x:+.1f}" for x in verdict.losses)
     shown = text if verdict.is_met else f"**{text}**"
-    return [f"{verdict.row['setting']}: {verdict.row['file_bytes']:,}", shown]
+    snr = _estimate(figures.snr_of(verdict.row, task), "candidate")
+    return [f"{verdict.row['setting']}: {verdict.row['file_bytes']:,}", shown, snr]
+
+
+def _held(task: Task, rows: Sequence[Row]) -> str:
+    """Return which methods keep within both floors of a task, and which have files but do not."""
+    held, missed = [], []
+    for method in _compared(rows):
+        found = figures.verdicts(rows, task, method)
+        if any(verdict.row for verdict in found):
+            kept = all(verdict.is_met for verdict in found)
+            (held if kept else missed).append(METHODS[method].title)
+    return (
+        f"Within both: {'; '.join(held) or 'none'}. "
+        f"Not within both: {'; '.join(missed) or 'none'}.\n"
+    )
 
 
 def _section(task: Task, rows: Sequence[Row], picture: str | None) -> Iterator[str]:
@@ -93,6 +116,7 @@ def _section(task: Task, rows: Sequence[Row], picture: str | None) -> Iterator[s
     if picture:
         yield f"![{_pictured(task)} against file size]({picture})\n"
     yield _rows_table(task, [row for row in rows if row.get("metrics")])
+    yield from _published(task, rows)
     yield from _targets([row for row in rows if row["asked"]])
     yield from _failures(rows)
 
@@ -143,6 +167,26 @@ def _estimate(found: Mapping[str, Any] | None, which: str) -> str:
     return text if error is None else f"{text} ±{error:{form}}"
 
 
+def _published(task: Task, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the published sizes, the preset's file beside those of a target of that size."""
+    own = [r for r in rows if r["method"].startswith("published-") and r.get("metrics")]
+    if len({row["method"] for row in own}) < 2:
+        return
+    yield (
+        "Published sizes, which count no graph, as `--target-size`, met by whole files; beside "
+        "them the preset's file of that row:\n"
+    )
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in own):
+        for row in own:
+            if row["setting"] == setting:
+                scores = [_estimate(figures.metric_of(row, m), "candidate") for m in task.metrics]
+                snr = _estimate(figures.snr_of(row, task), "candidate")
+                start = [setting, METHODS[row["method"]].title, cells.count(row["file_bytes"])]
+                lines.append([*start, *scores, snr])
+    yield cells.table(["row", "method", "bytes", *task.words, "SNR, dB"], lines)
+
+
 def _targets(rows: Sequence[Row]) -> Iterator[str]:
     """Yield what was asked for and what came of it."""
     if not rows:
@@ -157,6 +201,22 @@ def _targets(rows: Sequence[Row]) -> Iterator[str]:
             title = METHODS[row["method"]].title
             lines.append([title, row["setting"], *_reached(name, asked, row.get(name))])
     yield cells.table(["method", "target", "asked", "found", "off"], lines)
+    yield _worst(rows)
+
+
+def _worst(rows: Sequence[Row]) -> str:
+    """Return how many files are larger than asked for, and the largest share that one is below."""
+    gaps = [
+        row[name] / asked - 1
+        for row in rows
+        for name, asked in row["asked"].items()
+        if name in SIZES and row.get(name) is not None
+    ]
+    above = sum(gap > 0 for gap in gaps)
+    return (
+        f"Of {len(gaps)} sizes that were met, {above} are above what was asked; "
+        f"the farthest below is {min(gaps, default=0.0):+.2%}.\n"
+    )
 
 
 def _reached(name: str, asked: float, found: float | None) -> list[str]:
@@ -171,15 +231,30 @@ def _reached(name: str, asked: float, found: float | None) -> list[str]:
     return [wanted, format(found, form), off]
 
 
+def _planning(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what deciding alone costs, where it was measured."""
+    own = [row for row in rows if METHODS[row["method"]].maker == "plan"]
+    if not own:
+        return
+    yield "## What planning costs\n"
+    yield "`onnxq plan MODEL -o plan.json --target-ratio 0.12`, one process, its default threads.\n"
+    lines = []
+    for row in own:
+        ended = row["failure"]["message"] if row["failure"] else "done"
+        cost = [cells.number(row["seconds"], ".1f"), cells.megabytes(row["peak_bytes"])]
+        lines.append([TASKS[row["task"]].title, row["setting"], *cost, ended])
+    yield cells.table(["model", "setting", "s", "peak MB", "ended"], lines)
+
+
 def _failures(rows: Sequence[Row]) -> Iterator[str]:
     """Yield what failed, and what a maker had to leave out."""
     lines = []
     for row in rows:
         label = f"- {METHODS[row['method']].title}, {row['setting']}:"
-        if row["failure"] is not None:
+        if row["failure"] is not None and METHODS[row["method"]].maker != "plan":
             found = row["failure"]
             lines.append(f"{label} {found['stage']} failed: {found['message']}")
-        if METHODS[row["method"]].maker != "onnxq":
+        if METHODS[row["method"]].maker in ("peer", "onnxsim"):
             lines += [f"{label} {note}" for note in row.get("notes", ())]
     if lines:
         yield "Of these rows:\n\n" + "\n".join(lines) + "\n"
