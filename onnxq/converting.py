@@ -167,7 +167,7 @@ def _check_together(
             f"{option}: goes with a target such as --target-ratio 0.15, or with --calibration; "
             "give one of them"
         )
-    elif not has_plan and given.get("init", "optimal") != "optimal":
+    elif not has_plan and make_options(given).init != "optimal":
         raise OptionError("--calibration goes with --init optimal; leave one of them out")
 
 

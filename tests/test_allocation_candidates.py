@@ -123,7 +123,8 @@ def test_a_tensor_of_few_values_has_a_way_without_loss_and_none_wider() -> None:
     sizes = {item.form.centroids for item in unit.candidates if item.form and item.form.centroids}
     assert max(sizes) == 11
     exact = [item for item in unit.candidates if item.form and item.form.centroids == 11]
-    assert exact and all(item.distortion == 0 for item in exact if not item.is_scaled)
+    assert exact
+    assert all(item.distortion == 0 for item in exact if not item.is_scaled)
 
 
 def test_a_constant_tensor_can_be_stored_as_one_centroid() -> None:

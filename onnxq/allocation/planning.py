@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxq import conversion, model, scratch
@@ -42,6 +44,7 @@ from onnxq.calibration.corrections import (
 )
 from onnxq.calibration.fitters import fitter_of
 from onnxq.clustering.cluster import Clustering
+from onnxq.clustering.codebook import Array
 from onnxq.conversion import Job
 from onnxq.data.batches import Dataset
 from onnxq.errors import InputError
@@ -114,6 +117,11 @@ def followed(job: Job, options: PlanningOptions, plan: Plan, tell: Tell) -> Plan
     """
     keys = frozenset(item.key for item in plan.tensors if item.needs_calibration)
     keys |= frozenset(item.weight for item in plan.corrections if plan.data is not None)
+    if plan.data is not None and plan.needs_calibration and options.inputs is None:
+        raise InputError(
+            f"plan: was made with calibration data ({_text(plan.data)}), and none was given; give "
+            "the same data, or make a new plan"
+        )
     with _bench(job, options, keys, tell) as bench:
         if plan.data is not None and bench.seen is not None and plan.data != bench.seen:
             raise InputError(
@@ -128,10 +136,14 @@ def calibrated(job: Job, options: PlanningOptions, tell: Tell) -> Planned:
     """Return the job's own plan with codebooks that keep layers' outputs, as data show them."""
     keys = frozenset(item.key for item in job.plan.tensors if item.same_as is None)
     with _bench(job, options, keys, tell) as bench:
-        assert bench.calibration is not None  # there are data
+        if bench.calibration is None:  # no tensor is to be encoded, or nothing is to go by the data
+            return _fitted(job, None, None)
         shared = {item.same_as for item in job.plan.tensors if item.same_as is not None}
+        held = {(weight.graph, weight.name): weight for weight in model.weights(job.document)}
         tensors = tuple(
-            _with_methods(item, bench.calibration, options)
+            _with_methods(
+                item, bench.calibration, options, partial(model.read, job.document, held[item.key])
+            )
             if item.key not in shared and item.same_as is None
             else item
             for item in job.plan.tensors
@@ -145,14 +157,17 @@ def calibrated(job: Job, options: PlanningOptions, tell: Tell) -> Planned:
 
 
 def _with_methods(
-    planned: TensorPlan, calibration: Calibration, options: PlanningOptions
+    planned: TensorPlan,
+    calibration: Calibration,
+    options: PlanningOptions,
+    values: Callable[[], Array],
 ) -> TensorPlan:
     is_open = planned.layout != "half" and calibration.has_moments(planned.key)
-    has_pairs = is_open and calibration.has_pairs(planned.key)
+    may_feed = options.has_feedback and is_open and calibration.has_pairs(planned.key)
     return replace(
         planned,
         is_weighted=options.is_weighted and is_open,
-        has_feedback=options.has_feedback and has_pairs,
+        has_feedback=may_feed and bool(np.isfinite(values()).all()),
     )
 
 
