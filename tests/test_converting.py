@@ -296,7 +296,7 @@ def test_a_converted_model_is_decoded_first_and_meets_a_target(
     ways: list[dict[str, Any]] = [{}, {"calibration": images, "refine_runs": 2}]
     for options in ways:
         report, data = converted(first, target_ratio=0.7, requantize=True, **options)
-        assert 0.97 * 0.7 * size <= len(data) <= 0.7 * size
+        assert 0.9 * 0.7 * size <= len(data) <= 0.7 * size
         assert report.input.file_bytes == size
 
 
