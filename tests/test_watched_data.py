@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from onnxq.data.batches import Batch
 from onnxq.data.drawn_data import GivenData
-from onnxq.data.watched_data import FirstSamples, MeasureEvent, NotedData, Told, WatchedData
+from onnxq.data.watched_data import (
+    FirstSamples,
+    HalfOfSamples,
+    MeasureEvent,
+    NotedData,
+    Told,
+    WatchedData,
+)
 
 
 def data(*samples: int) -> GivenData:
@@ -87,3 +94,42 @@ def test_nan_in_an_input_is_noted_with_its_place() -> None:
     noted = NotedData(GivenData(feeds))
     list(noted.batches())
     assert noted.notes == ("input 'x' holds NaN, first in given inputs 1",)
+
+
+def numbers(count: int) -> GivenData:
+    return GivenData([{"x": np.full((1, 1), number)} for number in range(count)])
+
+
+def halves(count: int) -> list[list[int]]:
+    return [
+        [int(batch.feeds["x"][0, 0]) for batch in HalfOfSamples(numbers(count), half).batches()]
+        for half in range(2)
+    ]
+
+
+@given(st.integers(0, 70))
+def test_two_halves_are_all_batches_each_once(count: int) -> None:
+    first, second = halves(count)
+    assert sorted(first + second) == list(range(count))
+    assert abs(len(first) - len(second)) <= 1
+
+
+def test_labels_that_take_turns_are_in_both_halves() -> None:
+    for period in (2, 4, 8):
+        for half in halves(64):
+            assert {number % period for number in half} == set(range(period))
+
+
+def test_half_of_the_sequences_stay_whole() -> None:
+    class Sequences(GivenData):
+        def batches(self) -> Iterator[Batch]:
+            for number, batch in enumerate(super().batches()):
+                yield replace(batch, is_start=number % 3 == 0)
+
+    data = Sequences([{"x": np.full((1, 1), number)} for number in range(9)])
+    first, second = (
+        [int(b.feeds["x"][0, 0]) for b in HalfOfSamples(data, half, by_sequence=True).batches()]
+        for half in range(2)
+    )
+    assert first == [0, 1, 2]
+    assert second == [3, 4, 5, 6, 7, 8]
