@@ -107,9 +107,9 @@ def working_bytes(planned: TensorPlan) -> int:
     """Return at least what encoding a tensor takes at its peak (docs/clustering.md).
 
     That is its values and, at different times, 1.5 times as much for clustering, or indices and
-    planes; the values over their scales where there are any; besides 24 MiB for blocks and windows,
-    which a small tensor does not fill.
+    planes; the values over their scales, or without those kept; besides 24 MiB for blocks and
+    windows, which a small tensor does not fill.
     """
     size = planned.original_bytes
-    times = 3 if planned.scale_axis is None else 4
+    times = 3 if planned.scale_axis is None and not planned.kept_values else 4
     return times * size + min(24 << 20, 32 * size)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxq import bitpack, halves, losses, radixpack
+from onnxq import bitpack, halves, keeping, losses, radixpack
 from onnxq.clustering import codebook
 from onnxq.clustering.cluster import Clustering, ClusterOptions, fit, halved, indexed
 from onnxq.errors import InputError
@@ -79,7 +79,17 @@ def decoded(values: Array, planned: TensorPlan, known: Clustering) -> Array:
     normal = values if scales is None else normalised(values, scales)
     found = _known(normal, planned, known, 1)
     plain = codebook.decode(found.indices, found.centroids).reshape(values.shape)
+    if planned.kept_values:
+        return keeping.put_back(plain, kept_parts(values, planned))
     return plain if scales is None else rescaled(plain, scales)
+
+
+def kept_parts(values: Array, planned: TensorPlan) -> dict[str, Array]:
+    """Return the places and the values that a tensor keeps, by role; nothing where it has none."""
+    if not planned.kept_values:
+        return {}
+    stored = np.dtype(np.float16) if planned.kept_dtype == "float16" else values.dtype
+    return keeping.kept_parts(values, keeping.largest(values, planned.kept_values), stored)
 
 
 def tensor_scales(values: Array, planned: TensorPlan) -> Array | None:
@@ -98,8 +108,14 @@ def _fitted(values: Array, planned: TensorPlan, jobs: int) -> Clustering:
     options = ClusterOptions(
         init=planned.init, pdf_factor=planned.pdf_factor, max_iterations=planned.max_iterations
     )
-    found = fit(values, planned.centroids, options, jobs=jobs)
-    return halved(values, found, jobs=jobs) if planned.has_half_codebook else found
+
+    def fit_to(chosen: Array) -> Clustering:
+        found = fit(chosen, planned.centroids, options, jobs=jobs)
+        return halved(chosen, found, jobs=jobs) if planned.has_half_codebook else found
+
+    if not planned.kept_values:
+        return fit_to(values)
+    return keeping.clustered(values, keeping.largest(values, planned.kept_values), fit_to)
 
 
 def _no_calibration(planned: TensorPlan) -> InputError:
@@ -143,7 +159,9 @@ def encode(
     payloads = {"codebook": book, **planes(found.indices, used)}
     if scales is not None:
         payloads |= scale_parts(scales, used)
-    loss = _loss(values, planned, found, scales)
+    kept = kept_parts(values, planned)
+    payloads |= kept
+    loss = _loss(values, planned, found, scales, kept)
     return Encoded(
         planned=planned,
         form=used,
@@ -190,16 +208,22 @@ def _known(normal: Array, planned: TensorPlan, known: Clustering | None, jobs: i
         return _fitted(normal, planned, jobs)
     if planned.has_feedback and known.indices.size != normal.size:
         raise _no_calibration(planned)
+    if planned.kept_values and known.indices.size != normal.size:
+        normal = keeping.filled(normal, keeping.largest(normal, planned.kept_values))
     return indexed(normal, known, jobs=jobs)
 
 
 def _loss(
-    values: Array, planned: TensorPlan, found: Clustering, scales: Array | None
+    values: Array,
+    planned: TensorPlan,
+    found: Clustering,
+    scales: Array | None,
+    kept: Mapping[str, Array],
 ) -> losses.Loss:
     """Return what decoding loses of the values themselves.
 
-    A clustering that calibration data gave may have weighed errors, and one of values over their
-    scales has other errors: both are decoded and measured.
+    A clustering that calibration data gave may have weighed errors, one of values over their
+    scales has other errors, and so has one beside kept values: all are decoded and measured.
     """
     if planned.is_plain:
         ratio = None if found.is_lossless else snr_db(values, found)
@@ -209,6 +233,8 @@ def _loss(
     for start, stop in blocks(flat.size, codebook.BLOCK):  # numpy widens indices to int64
         decoded[start:stop] = found.centroids[flat[start:stop]]
     decoded = decoded.reshape(values.shape)
+    if kept:
+        return losses.measured(values, keeping.put_back(decoded, kept))
     return losses.measured(values, decoded if scales is None else rescaled(decoded, scales))
 
 
@@ -292,6 +318,8 @@ def decode(payloads: Mapping[str, Array], form: Form, dtype: np.dtype[Any]) -> A
     centroids = payloads["codebook"].astype(dtype)
     indices = decode_indices(payloads, form)
     decoded = codebook.decode(indices, centroids).reshape(form.shape)
+    if form.kept:
+        return keeping.put_back(decoded, payloads)
     if form.scale_axis is None:
         return decoded
     return rescaled(decoded, joined_scales(payloads, form))

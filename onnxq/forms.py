@@ -42,9 +42,12 @@ MAX_NODE_BYTES = 2**30
 """onnxruntime folds a node at load only when its output is at most this large."""
 
 RANGE_OPSET = 11
+SCATTER_OPSET = 11
 SLICE_INPUTS_OPSET = 10
 NATIVE_OPSETS = {2: (UINT2, 25), 4: (UINT4, 21)}
 """Bit width -> (element type, least opset) of the native layout."""
+PLACES, KEPT = "places", "kept"
+"""Roles of the two stored parts of kept values: where they stand, and what they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,8 @@ class Form:
     `centroids` are those really used; `codebook_type` is the stored element type (`data_type` or
     FLOAT16 followed by a Cast). Where the indices stand in a `pool`, this is its tensor number
     `member`. With a `scale_axis` each position on that axis has a scale of `scale_type`, which may
-    be FLOAT16 as well. Layout `half` stores the values as float16 and has no centroids.
+    be FLOAT16 as well. As many values as `kept` says stand beside the codebook, of `kept_type`,
+    which may be FLOAT16 too. Layout `half` stores the values as float16 and has no centroids.
     """
 
     layout: StoredLayout
@@ -68,6 +72,8 @@ class Form:
     member: int = 0
     scale_axis: int | None = None
     scale_type: int | None = None
+    kept: int = 0
+    kept_type: int | None = None
 
     @property
     def elements(self) -> int:
@@ -98,12 +104,12 @@ class Form:
 
     @property
     def codebook_bytes(self) -> int:
-        """The bytes of the stored codebook, scales included."""
-        book = self.codebook_length * ITEM_BITS[self.codebook_type]
-        if self.scale_axis is None:
-            return book // 8
-        scales = self.shape[self.scale_axis] * ITEM_BITS[self.scale_type or self.data_type]
-        return (book + scales) // 8
+        """The bytes of the stored codebook, scales and kept values with their places included."""
+        bits = self.codebook_length * ITEM_BITS[self.codebook_type]
+        if self.scale_axis is not None:
+            bits += self.shape[self.scale_axis] * ITEM_BITS[self.scale_type or self.data_type]
+        bits += self.kept * (ITEM_BITS[INT32] + ITEM_BITS[self.kept_type or self.data_type])
+        return bits // 8
 
 
 def is_plain(layout: StoredLayout, bit_width: int) -> bool:
@@ -149,10 +155,10 @@ def used_form(form: Form, centroids: int) -> Form:
 def tile_rows(form: Form, limit: int = MAX_NODE_BYTES) -> list[int]:
     """Return how many rows (first axis) each tile has, so that no tile's node exceeds `limit`.
 
-    One tile means no tiling, and a pooled tensor has no more. A single row larger than the limit
-    cannot be split further.
+    One tile means no tiling; a pooled tensor and one with kept values have no more. A single row
+    larger than the limit cannot be split further.
     """
-    if form.pool is not None:
+    if form.pool is not None or form.kept:
         return [form.shape[0]]
     per_weight = max(ITEM_BITS[form.data_type] / 8, 4 / _group(form))
     rows = form.shape[0] if form.shape else 1
@@ -206,6 +212,8 @@ def _tile(form: Form, tile: int) -> Expr:
     if form.layout == "half":
         stored = Part(f"values{tile}", FLOAT16, form.shape)
         return Op("Cast", (stored,), (("to", form.data_type),), is_marked=True)
+    if form.kept:
+        return _with_kept(form)
     decoded = _looked_up(form, tile)
     if form.scale_axis is None:
         return decoded
@@ -216,6 +224,21 @@ def _tile(form: Form, tile: int) -> Expr:
     if stored_type != form.data_type:
         scales = cast(scales, form.data_type)
     return Op("Mul", (decoded, scales), is_marked=True)
+
+
+def _with_kept(form: Form) -> Expr:
+    """Return the centroids of a tensor, flat, with the kept values put at their places.
+
+    The last node is marked, so that a model's own ScatterElements is not taken for ours.
+    """
+    flat = _looked_up(replace(form, shape=(form.elements,)), 0)
+    stored_type = form.kept_type or form.data_type
+    kept: Expr = Part(KEPT, stored_type, (form.kept,))
+    if stored_type != form.data_type:
+        kept = cast(kept, form.data_type)
+    scattered = Op("ScatterElements", (flat, Part(PLACES, INT32, (form.kept,)), kept))
+    shape = (-1,) if len(form.shape) == 1 else form.shape
+    return replace(reshape(scattered, shape), is_marked=True)
 
 
 def _looked_up(form: Form, tile: int) -> Expr:

@@ -128,7 +128,7 @@ class TensorPlan:
         return 0 <= axis < len(self.shape) and self.shape[axis] > 1
 
     def _may_keep(self, count: int) -> bool:
-        """Tell whether so many values can be kept: few, and of a codebook fitted to values alone."""
+        """Tell whether so many values can be kept, beside a codebook that needs no data."""
         if self.layout == "half" or self.same_as is not None or self.dtype not in _WIDE_TYPES:
             return False
         is_alone = self.scale_axis is None and not self.needs_calibration

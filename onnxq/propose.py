@@ -66,7 +66,7 @@ def is_root(node: NodeProto) -> bool:
 def _leaves(sight: Sight, node: NodeProto) -> list[tuple[TensorProto, NodeProto]] | None:
     """Return (constant, consumer) of all a node stands on; None if it is no decode at all.
 
-    Scales are left out.
+    Scales are left out. Kept values are not part of it: they are read before, by `_kept`.
     """
     found: list[tuple[TensorProto, NodeProto]] = []
     stack, seen = [node], {id(node)}
@@ -91,6 +91,13 @@ def _leaves(sight: Sight, node: NodeProto) -> list[tuple[TensorProto, NodeProto]
 
 def proposals(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
     """Yield the forms that a node could be the end of, judged by the constants it stands on."""
+    if node.op_type == "Reshape" and node.name.startswith(ALIAS_NAME):
+        yield from _kept(sight, node, uses)
+    yield from _coded(sight, node, uses)
+
+
+def _coded(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
+    """Yield the forms without kept values that a node could be the end of."""
     leaves = _leaves(sight, node)
     if leaves is None:
         return
@@ -125,6 +132,27 @@ def proposals(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
     for form in _shaped(sight, node, uses, seen):
         if axis is None or axis < len(form.shape):
             yield form
+
+
+def _kept(sight: Sight, node: NodeProto, uses: Uses) -> Iterator[Form]:
+    """Yield the forms with kept values that a marked Reshape could be the end of."""
+    scatter, shape = sight.producer(node.input[0]), reshaped(sight, node)
+    if scatter is None or scatter.op_type != "ScatterElements" or len(scatter.input) != 3:
+        return
+    flat, places = sight.producer(scatter.input[0]), sight.constant(scatter.input[1])
+    name, cast = scatter.input[2], sight.producer(scatter.input[2])
+    values = sight.constant(cast.input[0] if cast is not None and cast.input else name)
+    if flat is None or not is_root(flat) or shape is None or places is None or values is None:
+        return
+    is_sound = len(places.dims) == 1 and places.dims[0] > 0
+    if not is_sound or values.data_type not in tensors.FLOAT_TYPES:
+        return
+    for form in _coded(sight, flat, uses):
+        full = form.shape if shape == (-1,) else shape
+        is_inner = form.layout != "half" and form.scale_axis is None and len(form.shape) == 1
+        if is_inner and min(full, default=0) > 0 and math.prod(full) == form.elements:
+            kept_type = values.data_type
+            yield replace(form, shape=full, kept=places.dims[0], kept_type=kept_type)
 
 
 def _half(sight: Sight, node: NodeProto) -> Form | None:

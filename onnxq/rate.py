@@ -266,7 +266,7 @@ def load_bytes(*forms: Form) -> int:
     return total
 
 
-_FLOAT_OPERATORS = ("Cast", "Gather", "Reshape", "Slice", "Concat", "Mul")
+_FLOAT_OPERATORS = ("Cast", "Gather", "Reshape", "Slice", "Concat", "Mul", "ScatterElements")
 """Operators of forms that may carry decoded values."""
 
 
@@ -312,6 +312,8 @@ def _dims(expr: Expr, known: dict[Expr, tuple[int, ...]]) -> tuple[int, ...]:
         return ends if isinstance(ends, tuple) else ()
     if expr.op_type == "Concat":
         return (sum(dims[0] for dims in inputs), *inputs[0][1:])
+    if expr.op_type == "ScatterElements":
+        return inputs[0]
     if expr.op_type == "Range":
         return _fixed(expr.inputs[1])
     if expr.op_type in ("Split", "MatMul"):

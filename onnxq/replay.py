@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxq import halves
 from onnxq.errors import InputError
-from onnxq.forms import MAX_NODE_BYTES, canonical
+from onnxq.forms import MAX_NODE_BYTES, SCATTER_OPSET, canonical
 from onnxq.graphs import Document, Scope
 from onnxq.model import Weight, read
 from onnxq.plans import Plan, TensorPlan, places
@@ -47,11 +47,15 @@ def match_plan(document: Document, plan: Plan, weights: Sequence[Weight]) -> Pla
         if planned.same_as is not None:
             _check_equal(document, planned, done.get(planned.same_as), by_key)
         _check_storage(planned, weight.scope, label)
-        if planned.layout == "half" and not halves.fits(read(document, weight)):
+        is_half = planned.layout == "half" or planned.kept_dtype == "float16"
+        if is_half and not halves.fits(read(document, weight)):
+            where = "layout half" if planned.layout == "half" else "values kept as float16"
             raise InputError(
                 f"{label}: tensor {planned.name!r}: holds values beyond the range of float16, "
-                "expected none in layout half; give it another layout in the plan"
+                f"expected none in {where}; change layout or kept_dtype in the plan"
             )
+        if planned.kept_values:
+            _check_kept(planned, weight, label)
         if planned.is_pooled and weight.scope.opset < POOL_OPSET:
             raise InputError(
                 f"{label}: tensor {planned.name!r}: a pool needs opset {POOL_OPSET}, found "
@@ -66,6 +70,20 @@ def match_plan(document: Document, plan: Plan, weights: Sequence[Weight]) -> Pla
         if key not in done
     ]
     return dataclasses.replace(plan, skips=tuple(skips))
+
+
+def _check_kept(planned: TensorPlan, weight: Weight, label: str) -> None:
+    """Check that the model and the tensor's size allow of kept values."""
+    if weight.scope.opset < SCATTER_OPSET:
+        raise InputError(
+            f"{label}: tensor {planned.name!r}: kept values need opset {SCATTER_OPSET}, found "
+            f"{weight.scope.opset}; set kept_values to 0 and kept_dtype to null in the plan"
+        )
+    if weight.data_bytes > MAX_NODE_BYTES:
+        raise InputError(
+            f"{label}: tensor {planned.name!r}: {weight.data_bytes:,} bytes with kept values, "
+            f"expected {MAX_NODE_BYTES:,} at most; set kept_values to 0 and kept_dtype to null"
+        )
 
 
 def _check_pools(plan: Plan, weights: Sequence[Weight], label: str) -> None:

@@ -55,8 +55,9 @@ class TensorRow:
     `snr_db` is None where decoding is exact. `gap` is the distortion over the proven optimum,
     minus 1; None where that is not known. `distortion` is the sum of squared errors. `iterations`
     are rounds of Lloyd or steps of the solver; None where they are not known. `scale_axis` is the
-    axis whose positions have a scale each; their bytes count as those of the codebook. Layout
-    `half` has no codebook: its values are its indices of 16 bits, its `centroids` are 0.
+    axis whose positions have a scale each; their bytes count as those of the codebook, and so do
+    those of `kept_values` and their places. Layout `half` has no codebook: its values are its
+    indices of 16 bits, its `centroids` are 0.
     """
 
     name: str
@@ -80,6 +81,7 @@ class TensorRow:
     original_bytes: int
     same_as: str | None = None
     scale_axis: int | None = None
+    kept_values: int = 0
 
     @property
     def stored_bytes(self) -> int:

@@ -17,7 +17,7 @@ from onnxq.encode import decode
 from onnxq.graphs import Document, consumers, scopes, value_names
 from onnxq.layout import Store, add_input, remove_inputs
 from onnxq.recognise import Found
-from onnxq.trees import UINT8, UINT16
+from onnxq.trees import INT32, UINT8, UINT16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,7 +31,7 @@ def payloads(document: Document, found: Found) -> dict[str, Array]:
     read: dict[str, Array] = {}
     for role, tensor in found.parts.items():
         where = f"{document.label}: tensor {found.name!r}"
-        if tensor.data_type in (UINT8, UINT16) or tensor.data_type in tensors.FLOAT_TYPES:
+        if tensor.data_type in (UINT8, UINT16, INT32) or tensor.data_type in tensors.FLOAT_TYPES:
             read[role] = tensors.read(tensor, document.folder, where)
         else:
             read[role] = tensors.read_packed(tensor, document.folder, where)

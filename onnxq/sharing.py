@@ -46,8 +46,9 @@ def tie(choices: Sequence[Choice]) -> list[Choice]:
 
 
 def copied_form(form: Form, shape: tuple[int, ...]) -> Form:
-    """Return the form of a tensor that shares the storage of another one, which has the scales."""
-    return dataclasses.replace(form, shape=shape, scale_axis=None, scale_type=None)
+    """Return the form of a tensor that shares the storage of another one, which has all else."""
+    own = dataclasses.replace(form, shape=shape, scale_axis=None, scale_type=None)
+    return dataclasses.replace(own, kept=0, kept_type=None)
 
 
 def paying(document: Document, choices: Sequence[Choice]) -> list[Choice]:

@@ -71,6 +71,7 @@ def _tensor_row(planned: TensorPlan, lead: Encoded) -> TensorRow:
         original_bytes=planned.original_bytes,
         same_as=planned.same_as[1] if planned.same_as else None,
         scale_axis=None if is_shared else lead.planned.scale_axis,
+        kept_values=0 if is_shared else lead.planned.kept_values,
     )
 
 
@@ -129,11 +130,12 @@ def published_bytes(
 ) -> int:
     """Return the CE2 bytes of a conversion at the planned widths (spec: size accounting).
 
-    It knows no scales; each counts as a float.
+    It knows neither scales nor kept values; each scale counts as a float, each kept value as two.
     """
     own = [planned for planned in plan.tensors if planned.same_as is None]
     counted = [(p.ce2_bits or p.bit_width, p.elements, encoded[p.key].form.centroids) for p in own]
     scales = sum(0 if p.scale_axis is None else p.shape[p.scale_axis] for p in own)
+    scales += sum(2 * p.kept_values for p in own)
     return ce2_bytes(counted, 4 * (scales + sum(weight.elements for weight in kept)))
 
 
@@ -234,6 +236,7 @@ def found_row(document: Document, found: Found) -> TensorRow:
         original_bytes=tensors.nominal_bytes(storage.form.data_type, elements),
         same_as=storage.name if is_shared else None,
         scale_axis=None if is_shared else form.scale_axis,
+        kept_values=0 if is_shared else form.kept,
     )
 
 

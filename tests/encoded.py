@@ -83,6 +83,14 @@ def scales(form: Form) -> Array:
     return ascending.astype(FLOAT_TYPES[form.scale_type]).reshape(dims)
 
 
+def kept(form: Form) -> dict[str, Array]:
+    """Return places and kept values in the stored types, spread over the tensor."""
+    assert form.kept_type is not None
+    places = np.linspace(0, form.elements - 1, form.kept).astype(np.int32)
+    kinds = np.linspace(-40, 50, form.kept).astype(FLOAT_TYPES[form.kept_type])
+    return {"places": places, "kept": kinds}
+
+
 def half_form(shape: Sequence[int] = (5, 7), data_type: int = FLOAT, opset: int = 17) -> Form:
     """Return the form that stores values as float16."""
     return make_form(
@@ -104,6 +112,8 @@ def payloads(form: Form, seed: int = 0, limit: int = MAX_NODE_BYTES) -> dict[str
     book = np.zeros(form.codebook_length, FLOAT_TYPES[form.codebook_type])
     book[: form.centroids] = centroids(form)
     stored = {"codebook": book, **planes(indices(form, seed), form, limit)}
+    if form.kept:
+        return stored | kept(form)
     if form.scale_axis is None:
         return stored
     return stored | scaling.scale_parts(scales(form), form, limit)
@@ -115,6 +125,9 @@ def values(form: Form, seed: int = 0) -> Array:
     if form.layout == "half":
         return _half_values(form, seed).astype(dtype)
     found: Array = centroids(form).astype(dtype)[indices(form, seed)]
+    if form.kept:
+        beside = kept(form)
+        found.reshape(-1)[beside["places"]] = beside["kept"].astype(dtype)
     return found if form.scale_axis is None else found * scales(form).astype(dtype)
 
 
@@ -169,6 +182,11 @@ class Evaluator:
             return np.take(inputs[0], inputs[1], axis=0)
         if op.op_type == "Cast":
             return inputs[0].astype(helper.tensor_dtype_to_np_dtype(given["to"]))
+        if op.op_type == "ScatterElements":
+            assert inputs[1].dtype == np.int32
+            scattered = inputs[0].copy()
+            scattered[inputs[1]] = inputs[2]
+            return scattered
         if op.op_type == "Reshape":
             assert inputs[1].dtype == np.int64
             return inputs[0].reshape(tuple(inputs[1]))
@@ -203,6 +221,8 @@ def planned(form: Form, name: str = "w", graph: str = "main", **changes: Any) ->
         "layout": form.layout, "is_pooled": form.pool is not None,
         "codebook_dtype": "float16" if is_half else dtype, "scale_axis": form.scale_axis,
         "scale_dtype": None if form.scale_type is None else type_name(form.scale_type),
+        "kept_values": form.kept,
+        "kept_dtype": None if form.kept_type is None else type_name(form.kept_type),
         "original_bytes": form.elements * FLOAT_TYPES[form.data_type].itemsize,
         "init": "optimal", "pdf_factor": 0.5, "max_iterations": 300, "storage_graph": graph,
     }  # fmt: skip

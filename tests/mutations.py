@@ -154,12 +154,12 @@ def small(name: str) -> ModelProto:
 
 
 def planned(proto: ModelProto) -> ModelProto:
-    """Return a model converted by a plan: with scales, in a radix, as float16, in turn."""
+    """Return a model converted by a plan: with scales, in a radix, as float16, with a kept value."""
     ways: list[dict[str, Any]] = [
         {"scale_axis": 0, "scale_dtype": "float16"},
         {"layout": "radix", "centroids": 6},
         {"layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16"},
-        {"layout": "radix", "centroids": 6, "scale_axis": 0, "scale_dtype": "float32"},
+        {"kept_values": 1, "kept_dtype": "float16"},
     ]
     document = model.wrap(proto)
     options = make_options(
@@ -167,8 +167,7 @@ def planned(proto: ModelProto) -> ModelProto:
          "share_equal": False}
     )  # fmt: skip
     plan = make_plan(document, model.weights(document), options, 1)
-    large = [one for one in plan.tensors if one.shape[0] > 1]
-    changed = tuple(replace(one, **ways[i % 4]) for i, one in enumerate(large))
+    changed = tuple(replace(one, **way) for one, way in zip(plan.tensors, ways, strict=True))
     converted = onnxq.convert(proto, plan=replace(plan, tensors=changed), check=0)[1]
     assert isinstance(converted, ModelProto)
     return converted

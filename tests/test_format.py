@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxq
-from onnxq import bitpack, forms, graphs, radixpack, recognise, scaling, trees
+from onnxq import bitpack, forms, graphs, keeping, radixpack, recognise, scaling, trees
 from onnxq.errors import InputError
 from onnxq.forms import ALIAS_NAME, Form
 from onnxq.options import LayoutName
@@ -251,6 +251,14 @@ def test_radix_of_the_page_is_packed_as_it_says() -> None:
     words = np.frombuffer(bytes.fromhex(example["words"]), np.uint8)
     np.testing.assert_array_equal(radixpack.pack(indices, int(example["bits"])), words)
     np.testing.assert_array_equal(radixpack.unpack(words, 2, indices.size), indices)
+
+
+def test_kept_values_of_the_page_are_put_where_it_says() -> None:
+    given = {key: np.array(text.split(), np.float32) for key, text in block("kept").items()}
+    places = given["places"].astype(np.int32)
+    parts = {"places": places, "kept": given["kept"]}
+    np.testing.assert_array_equal(keeping.put_back(given["values"], parts), given["weights"])
+    np.testing.assert_array_equal(keeping.largest(given["weights"], 2), places)
 
 
 def test_scales_of_the_page_are_multiplied_as_it_says() -> None:

@@ -87,6 +87,8 @@ def test_openvino_agrees_with_onnxruntime(bits: int, tmp_path: Path) -> None:
         {"scale_axis": 1, "scale_dtype": "float32"},
         {"layout": "radix", "centroids": 6},
         {"layout": "radix", "centroids": 6, "scale_axis": 0, "scale_dtype": "float16"},
+        {"kept_values": 6, "kept_dtype": "float16"},
+        {"layout": "radix", "centroids": 6, "kept_values": 5, "kept_dtype": "float32"},
         {"layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16"},
     ],
     ids=lambda change: "-".join(map(str, change.values())),

@@ -180,10 +180,15 @@ def test_form_of_a_plan_is_the_form_that_was_chosen(codebook: int) -> None:
 # What may stand in a plan
 
 
+LARGE: dict[str, Any] = {"shape": (10, 12), "elements": 120}
 ALLOWED: dict[str, dict[str, Any]] = {
     "scales": {"scale_axis": 1, "scale_dtype": "float32"},
     "float16 scales": {"scale_axis": 0, "scale_dtype": "float16"},
     "a pool and scales": {"is_pooled": True, "scale_axis": 0, "scale_dtype": "float16"},
+    "kept values": {"kept_values": 2, "kept_dtype": "float32"} | LARGE,
+    "float16 kept values": {"kept_values": 1, "kept_dtype": "float16"} | LARGE,
+    "a pool and kept values": {"is_pooled": True, "kept_values": 2, "kept_dtype": "float16"}
+    | LARGE,
     "calibration": {"is_weighted": True, "has_feedback": True},
     "float16 values": {
         "layout": "half", "bit_width": 16, "centroids": 0, "codebook_dtype": "float16",
@@ -206,6 +211,19 @@ REFUSED: dict[str, dict[str, Any]] = {
     "scale_dtype None": {"scale_axis": 0},
     "scale_dtype 'float32'": {"scale_dtype": "float32"},
     "scale_dtype 'float64'": {"scale_axis": 0, "scale_dtype": "float64"},
+    "kept_values 3": {"kept_values": 3, "kept_dtype": "float32"} | LARGE,
+    "kept_values -1": {"kept_values": -1, "kept_dtype": "float32"} | LARGE,
+    "kept_values 1": {"kept_values": 1, "kept_dtype": "float32"},
+    "kept_values 2": LARGE
+    | {
+        "kept_values": 2,
+        "kept_dtype": "float32",
+        "scale_axis": 0,
+        "scale_dtype": "float32",
+    },
+    "kept_dtype None": {"kept_values": 2} | LARGE,
+    "kept_dtype 'float64'": {"kept_values": 2, "kept_dtype": "float64"} | LARGE,
+    "kept_dtype 'float16'": {"kept_dtype": "float16"} | LARGE,
     "layout 'half'": {"layout": "half", "bit_width": 16, "codebook_dtype": "float16"},
 }
 
@@ -216,10 +234,18 @@ def test_value_out_of_range_is_refused(message: str) -> None:
         planned(make_form("portable", 4, (3, 5)), **REFUSED[message])
 
 
+@pytest.mark.parametrize("change", [{"is_weighted": True}, {"has_feedback": True}])
+def test_kept_values_go_without_calibration(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="kept_values 2 is out of range"):
+        planned(make_form(), **ALLOWED["kept values"], **change)
+
+
 @pytest.mark.parametrize("data_type", [FLOAT16, BFLOAT16])
-def test_half_and_scales_are_for_wide_types(data_type: int) -> None:
+def test_half_scales_and_kept_values_are_for_wide_types(data_type: int) -> None:
     form = make_form("portable", 4, (3, 5), data_type=data_type)
     with pytest.raises(InputError, match="scale_axis 0 is out of range"):
         planned(form, scale_axis=0, scale_dtype="float16")
+    with pytest.raises(InputError, match="kept_values 2 is out of range"):
+        planned(form, **LARGE, kept_values=2, kept_dtype="float16")
     with pytest.raises(InputError, match="layout 'half' is out of range"):
         planned(form, **ALLOWED["float16 values"])

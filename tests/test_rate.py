@@ -198,7 +198,8 @@ def test_cost_of_a_tensor_is_split_and_sums_up(form: Form, held: Holder) -> None
     beside = [
         stored.pop(role) for role, found in zip(list(stored), is_beside, strict=True) if found
     ]
-    assert len(beside) == (form.layout != "half") + (form.scale_axis is not None)
+    extra = (form.scale_axis is not None) + 2 * (form.kept > 0)
+    assert len(beside) == (form.layout != "half") + extra
     assert cost.codebook_bytes == sum(array.nbytes for array in beside)
     assert cost.index_bytes == sum(plane.nbytes for plane in stored.values())
     records = sum(constant_cost(record, held) for record in emission.constants)

@@ -49,6 +49,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "is_pooled": (True, None, 1, "yes"),
     "scale_axis": (0, 1, -1, 2, "0", True),
     "scale_dtype": ("float16", "float32", "int8", 1),
+    "kept_values": (1, -1, 122, 123, "1", True, 2.0),
+    "kept_dtype": ("float16", "float32", "int8", 1),
     "is_weighted": (True, None, 1),
     "has_feedback": (True, None, "yes"),
     "same_as": (["main", "w"], ["main", "b"], ["main", "none"], ["main"], "w", 5, [1, 2]),
@@ -84,6 +86,26 @@ def test_damaged_plan_of_scales_is_refused_or_harmless(axis: Any, layout: str) -
         damaged = copy.deepcopy(record)
         damaged["tensors"][tensor] |= {
             "layout": layout, "centroids": centroids, "scale_axis": axis, "scale_dtype": dtype,
+            "is_pooled": False,
+        }  # fmt: skip
+        try:
+            plan = Plan.from_json(damaged, "plan.json")
+            _, converted = onnxq.convert(proto, plan=plan, check=0)
+        except OnnxqError:
+            continue
+        _, restored = onnxq.restore(converted)
+        assert [t.name for t in restored.graph.initializer] == ["w", "b"]
+
+
+@pytest.mark.parametrize("count", [1, 122, 123, -1, 2**40, "1"])
+@pytest.mark.parametrize("layout", ["portable", "radix", "half", "bytes"])
+def test_damaged_plan_of_kept_values_is_refused_or_harmless(count: Any, layout: str) -> None:
+    proto = graphs.matmul_add()
+    record = json.loads(made(proto, bits=4, only_smaller=False).dumps())
+    for centroids, dtype in product((0, 9, 16), ("float16", "float64", None)):
+        damaged = copy.deepcopy(record)
+        damaged["tensors"][0] |= {
+            "layout": layout, "centroids": centroids, "kept_values": count, "kept_dtype": dtype,
             "is_pooled": False,
         }  # fmt: skip
         try:

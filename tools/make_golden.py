@@ -244,6 +244,27 @@ def scaled(name: str, **options: Any) -> Case:
     return replace(flat(name, held, **options), change=change)
 
 
+def kept(name: str, **options: Any) -> Case:
+    """Return the case of tensors of 11 values and three others, which are kept."""
+    held = {
+        "rows": weights(11, 10, 15),
+        "flat": weights(11, 151),
+        "double": weights(11, 5, 6, 5, dtype=np.float64),
+    }
+    for number, array in enumerate(held.values()):
+        array.reshape(-1)[[number, 77, array.size - 1]] = 96.25, -65504, np.inf
+
+    def change(tensor: TensorPlan) -> Mapping[str, Any]:
+        is_single = tensor.name == "flat"
+        return {
+            "kept_values": 3,
+            "kept_dtype": tensor.dtype if is_single else "float16",
+            "centroids": 11,
+        }
+
+    return replace(flat(name, held, **options), change=change)
+
+
 def halved() -> Case:
     """Return the case of values that float16 holds."""
     kinds = np.array([-np.inf, -65504, -1.5, -0.0, 0.0, 2.0**-24, 0.75, 65504, np.inf])
@@ -318,6 +339,9 @@ def cases() -> list[Case]:
         scaled("scaled-3", bits=3, pool_indices=False),
         scaled("scaled-5", bits=5, pool_indices=False),
         scaled("scaled-pool", bits=2),
+        kept("kept-4", bits=4, pool_indices=False),
+        kept("kept-7", bits=7, pool_indices=False),
+        kept("kept-pool", bits=4),
         halved(),
         in_branches(),
         in_function(),
