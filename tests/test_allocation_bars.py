@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from onnxq.allocation.bars import AutoBar, DropBar, SnrBar, bar_of
+from onnxq.allocation.bars import DropBar, SnrBar, bar_of
 from onnxq.allocation.targets import AutoTarget, DropTarget, SnrTarget
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
@@ -21,18 +21,9 @@ def difference(decibels: float | None) -> OutputDifference:
     )
 
 
-def measured(*decibels: float | None, agreement: float | None = None) -> Evaluation:
-    rows = []
-    if agreement is not None:
-        rows = [
-            MetricRow(
-                name="top1-agreement", output="y", kind="fidelity", better="higher", unit="",
-                samples=8, candidate=Estimate(value=agreement),
-            )
-        ]  # fmt: skip
-    outputs = tuple(map(difference, decibels))
-    check = Check(status="ok", samples=8, outputs=outputs)
-    return Evaluation(check=check, metrics=tuple(rows), data=DataUsed(kind="npz", samples=8))
+def measured(*decibels: float | None) -> Evaluation:
+    check = Check(status="ok", samples=8, outputs=tuple(map(difference, decibels)))
+    return Evaluation(check=check, metrics=(), data=DataUsed(kind="npz", samples=8))
 
 
 def scored(before: float, after: float | None) -> Evaluation:
@@ -48,7 +39,7 @@ def test_each_target_has_its_bar() -> None:
     drop = Drop(metric="top1", limit=0.1)
     assert bar_of(SnrTarget(decibels=12)) == SnrBar(decibels=12)
     assert bar_of(DropTarget(drop=drop)) == DropBar(drop=drop)
-    assert bar_of(AutoTarget()) == AutoBar()
+    assert bar_of(AutoTarget()) == SnrBar(decibels=30)
 
 
 def test_the_worst_output_counts() -> None:
@@ -56,23 +47,6 @@ def test_the_worst_output_counts() -> None:
     assert SnrBar(decibels=30).margin(measured(None)) == math.inf
     assert SnrBar(decibels=30).margin(measured(40.0, -math.inf)) == -math.inf
     assert SnrBar(decibels=30).text(measured(45.0, 32.5)) == "32.50 dB"
-
-
-@pytest.mark.parametrize(
-    ("decibels", "agreement", "is_enough"),
-    [
-        (30.0, None, True),
-        (29.9, None, False),
-        (30.0, 0.5, True),
-        (29.9, 0.99, False),
-        (20.0, 0.995, True),
-        (19.9, 1.0, False),
-    ],
-)
-def test_auto_takes_a_ratio_or_less_of_it_with_the_same_classes(
-    decibels: float, agreement: float | None, is_enough: bool
-) -> None:
-    assert (AutoBar().margin(measured(decibels, agreement=agreement)) >= 0) == is_enough
 
 
 @pytest.mark.parametrize(

@@ -6,30 +6,24 @@ Owns the figures that are judged and the words for them; candidates are made and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from onnxq.allocation.targets import DropTarget, QualityTarget, SnrTarget
 from onnxq.checks import Check
-from onnxq.runtime import OutputSpec
-from onnxq.validation import gates, metrics
+from onnxq.validation import gates
 from onnxq.validation.evaluation import Evaluation
 from onnxq.validation.gates import Drop, Gates
 from onnxq.validation.measurements import GateRow
 
 AUTO_DECIBELS = 30.0
-"""SNR of the worst output from which a loss counts as not measurable."""
-AUTO_AGREEMENT = 0.995
-"""Share of samples whose first class is that of the float model, from which less SNR is enough."""
-AUTO_AGREEING_DECIBELS = 20.0
-"""That SNR."""
-AGREEMENT = "top1-agreement"
+"""SNR of the worst output from which a loss counts as not measurable (docs/planning.md).
 
+A bound on how often the first class stays the same is no substitute: a classifier that is sure of
+its calibration data keeps all classes at 20 dB there, and loses some on others.
+"""
 _DROP_DECIBELS = 20.0
 """Noise at which a metric begins to move, roughly: where a search for its bound begins."""
-_AGREEMENT_SCALE = 1000.0
-"""Decibels that a share of samples is worth: one in a hundred ten."""
 
 
 class Bar(Protocol):
@@ -43,8 +37,9 @@ class Bar(Protocol):
     def gates(self) -> Gates:
         """What must be sound of the metrics before anything runs."""
 
-    def metrics(self, outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
-        """Return the metrics to measure of a model."""
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics to measure."""
 
     def margin(self, found: Evaluation) -> float:
         """Return how far a candidate is above the bar; 0 or more is enough, NaN is not."""
@@ -57,7 +52,9 @@ def bar_of(target: QualityTarget) -> Bar:
     """Return the bar that a target sets."""
     if isinstance(target, SnrTarget):
         return SnrBar(decibels=target.decibels)
-    return DropBar(drop=target.drop) if isinstance(target, DropTarget) else AutoBar()
+    if isinstance(target, DropTarget):
+        return DropBar(drop=target.drop)
+    return SnrBar(decibels=AUTO_DECIBELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +68,9 @@ class SnrBar:
         """None."""
         return Gates()
 
-    def metrics(self, outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
-        """Return no metric: ratios are known of every candidate."""
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """None: ratios are known of every candidate."""
         return ()
 
     def margin(self, found: Evaluation) -> float:
@@ -82,44 +80,6 @@ class SnrBar:
     def text(self, found: Evaluation) -> str:
         """Return the SNR of the worst output."""
         return snr_text(found.check)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoBar:
-    """Ask for no measurable loss.
-
-    That is `AUTO_DECIBELS` of the worst output; or, of a model whose first output holds scores of
-    two or more classes, `AUTO_AGREEING_DECIBELS` where the first class is the same in
-    `AUTO_AGREEMENT` of the samples.
-    """
-
-    @property
-    def decibels(self) -> float:
-        """The ratio that is enough of any model."""
-        return AUTO_DECIBELS
-
-    @property
-    def gates(self) -> Gates:
-        """None."""
-        return Gates()
-
-    def metrics(self, outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
-        """Return agreement of the first class, where there are classes."""
-        return (AGREEMENT,) if AGREEMENT in metrics.default_names(outputs, ()) else ()
-
-    def margin(self, found: Evaluation) -> float:
-        """Return decibels above the bar that is the lower one."""
-        ratio, agreement = worst_snr(found.check), _agreement(found)
-        agreeing = min(
-            ratio - AUTO_AGREEING_DECIBELS, _AGREEMENT_SCALE * (agreement - AUTO_AGREEMENT)
-        )
-        return max(ratio - AUTO_DECIBELS, agreeing)
-
-    def text(self, found: Evaluation) -> str:
-        """Return the SNR of the worst output, and the agreement where there are classes."""
-        agreement = _agreement(found)
-        more = f", the first class the same in {100 * agreement:.4g} %" if agreement >= 0 else ""
-        return snr_text(found.check) + more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +98,9 @@ class DropBar:
         """The drop."""
         return Gates(max_drops=(self.drop,))
 
-    def metrics(self, outputs: Sequence[OutputSpec]) -> tuple[str, ...]:
-        """Return the metric."""
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric."""
         return (self.drop.metric,)
 
     def margin(self, found: Evaluation) -> float:
@@ -173,10 +134,3 @@ def snr_text(check: Check) -> str:
     if math.isnan(ratio):
         return "no output that can be compared"
     return f"{ratio:.2f} dB" if math.isfinite(ratio) else "equal outputs" if ratio > 0 else "no SNR"
-
-
-def _agreement(found: Evaluation) -> float:
-    """Return the share of samples whose first class is the same; -1 where it is not known."""
-    values = [row.candidate.value for row in found.metrics if row.name == AGREEMENT]
-    known = [value for value in values if value is not None]
-    return min(known, default=-1.0)

@@ -29,7 +29,7 @@ from onnxq.conversion import Job
 from onnxq.data.batches import Dataset
 from onnxq.data.watched_data import FirstSamples, HalfOfSamples, SpreadSamples
 from onnxq.encode import Fitter
-from onnxq.errors import InputError
+from onnxq.errors import InputError, UnsupportedError
 from onnxq.graphs import Document
 from onnxq.plans import TensorPlan
 from onnxq.session_settings import SessionSettings
@@ -40,6 +40,8 @@ from onnxq.validation.reference_runs import ReferenceRuns
 
 RUN_SAMPLES = 8
 """Samples of a run on data that are not split; split ones are run one by one."""
+CARRIED_TIMES = 16
+"""Samples of sequences that calibrate, for each that would of data without state."""
 MEMORY_BYTES = 1 << 30
 """Most bytes of codebooks and indices that are kept from one candidate for the next."""
 _SETTINGS = SessionSettings(threads=1)
@@ -55,8 +57,19 @@ class Part:
     metrics: tuple[Metric, ...]
 
     def measure(self, candidate: Path) -> Evaluation:
-        """Return how a candidate differs from the original on these data."""
-        return evaluate(self.runs, candidate, self.metrics)
+        """Return how a candidate differs from the original on these data.
+
+        Raises:
+            UnsupportedError: the original cannot be run on any random inputs.
+            OnnxqError: as `evaluate`.
+        """
+        found = evaluate(self.runs, candidate, self.metrics)
+        if found.check.status == "skipped":
+            raise UnsupportedError(
+                f"{found.check.reason}; what a candidate keeps is measured on inputs: give "
+                "--calibration"
+            )
+        return found
 
 
 @contextmanager
@@ -80,7 +93,7 @@ def open_parts(
     """
     source = sources.runnable(document)
     session = runtime.open_session(source, _SETTINGS)
-    chosen = metrics.resolve(bar.metrics(session.output_specs))
+    chosen = metrics.resolve(bar.metrics)
     gates.check_drops(bar.gates, chosen, session.outputs)
     if is_split:
         first, second = halves(document, replace(options, calibration=None))
@@ -123,7 +136,7 @@ def planning_samples(document: Document, options: PlanningOptions) -> Dataset:
     """Return the samples that calibrate, of the half to plan on; errors as those of `halves`."""
     first, _ = halves(document, options)
     if options.carry:
-        return FirstSamples(first, 16 * options.samples)
+        return FirstSamples(first, CARRIED_TIMES * options.samples)
     return SpreadSamples(first, options.samples)
 
 

@@ -144,7 +144,7 @@ class DropTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoTarget:
-    """Ask for the smallest file without measurable loss, as `bars.AutoBar` has it."""
+    """Ask for the smallest file without measurable loss, that is `bars.AUTO_DECIBELS`."""
 
     @property
     def option(self) -> str:
