@@ -10,6 +10,7 @@ from onnxq.allocation.bars import DropBar, SnrBar, bar_of
 from onnxq.allocation.targets import AutoTarget, DropTarget, SnrTarget
 from onnxq.checks import Check
 from onnxq.differences import OutputDifference
+from onnxq.runtime import OutputSpec
 from onnxq.validation.evaluation import Evaluation
 from onnxq.validation.gates import Drop
 from onnxq.validation.measurements import DataUsed, Estimate, MetricRow
@@ -37,9 +38,19 @@ def scored(before: float, after: float | None) -> Evaluation:
 
 def test_each_target_has_its_bar() -> None:
     drop = Drop(metric="top1", limit=0.1)
-    assert bar_of(SnrTarget(decibels=12)) == SnrBar(decibels=12)
-    assert bar_of(DropTarget(drop=drop)) == DropBar(drop=drop)
-    assert bar_of(AutoTarget()) == SnrBar(decibels=30)
+    assert bar_of(SnrTarget(decibels=12), ()) == SnrBar(decibels=12)
+    assert bar_of(DropTarget(drop=drop), ()) == DropBar(drop=drop)
+
+
+@pytest.mark.parametrize(
+    ("shape", "decibels"),
+    [(("n", 10), 30), (("n", 2), 30), (("n", 1), 40), (("n", 3, 32, 32), 40), ((), 40)],
+)
+def test_auto_asks_for_less_of_a_classifier(
+    shape: tuple[int | str | None, ...], decibels: float
+) -> None:
+    output = OutputSpec(name="y", dtype="float32", shape=shape)
+    assert bar_of(AutoTarget(), (output,)) == SnrBar(decibels=decibels)
 
 
 def test_the_worst_output_counts() -> None:

@@ -197,14 +197,16 @@ def test_one_sample_cannot_be_split(net: ModelProto, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["calibration", "data"])
-def test_auto_is_a_ratio_of_thirty_decibels(net: ModelProto, labelled: Path, way: str) -> None:
+def test_auto_of_a_classifier_is_a_ratio_of_thirty_decibels(
+    net: ModelProto, labelled: Path, way: str
+) -> None:
     report, proto = converted(net, auto=True, **{way: labelled})
     assert snr(net, proto, labelled) >= 30 - 1e-3
     assert report.notes[0].startswith("--auto: ")
     assert f"data labelled.npz, {SAMPLES} samples" in report.notes[0]
 
 
-def test_auto_without_data_is_one_of_random_inputs() -> None:
+def test_auto_without_data_is_a_ratio_on_random_inputs() -> None:
     proto = g.matmul_add()
     _, found = converted(proto, auto=True)
     assert snr(proto, found, None, samples=64) >= 30 - 1e-3

@@ -6,18 +6,22 @@ Owns the figures that are judged and the words for them; candidates are made and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from onnxq.allocation.targets import DropTarget, QualityTarget, SnrTarget
 from onnxq.checks import Check
-from onnxq.validation import gates
+from onnxq.runtime import OutputSpec
+from onnxq.validation import gates, metrics
 from onnxq.validation.evaluation import Evaluation
 from onnxq.validation.gates import Drop, Gates
 from onnxq.validation.measurements import GateRow
 
-AUTO_DECIBELS = 30.0
-"""SNR of the worst output from which a loss counts as not measurable (docs/planning.md).
+AUTO_DECIBELS = 40.0
+"""SNR of the worst output from which a loss counts as not measurable (docs/planning.md)."""
+AUTO_CLASS_DECIBELS = 30.0
+"""The same where the first output holds scores of classes, only the order of which matters.
 
 A bound on how often the first class stays the same is no substitute: a classifier that is sure of
 its calibration data keeps all classes at 20 dB there, and loses some on others.
@@ -48,13 +52,14 @@ class Bar(Protocol):
         """Return what a candidate has, for a person."""
 
 
-def bar_of(target: QualityTarget) -> Bar:
-    """Return the bar that a target sets."""
+def bar_of(target: QualityTarget, outputs: Sequence[OutputSpec]) -> Bar:
+    """Return the bar that a target sets of a model with some outputs."""
     if isinstance(target, SnrTarget):
         return SnrBar(decibels=target.decibels)
     if isinstance(target, DropTarget):
         return DropBar(drop=target.drop)
-    return SnrBar(decibels=AUTO_DECIBELS)
+    has_classes = "top1-agreement" in metrics.default_names(outputs, ())
+    return SnrBar(decibels=AUTO_CLASS_DECIBELS if has_classes else AUTO_DECIBELS)
 
 
 @dataclass(frozen=True, kw_only=True)

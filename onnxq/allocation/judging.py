@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from onnxq import conversion, runtime, sources
-from onnxq.allocation.bars import Bar
+from onnxq.allocation.bars import Bar, bar_of
 from onnxq.allocation.planned import Planned
 from onnxq.allocation.planning_options import PlanningOptions
+from onnxq.allocation.targets import QualityTarget
 from onnxq.allocation.ways import Picks
 from onnxq.calibration import corrections
 from onnxq.clustering.cluster import Clustering
@@ -70,6 +71,16 @@ class Part:
                 "--calibration"
             )
         return found
+
+
+def open_bar(document: Document, target: QualityTarget) -> Bar:
+    """Return the bar that a target sets of a model.
+
+    Raises:
+        InputError, UnsupportedError: onnxruntime cannot load the model.
+    """
+    session = runtime.open_session(sources.runnable(document), _SETTINGS)
+    return bar_of(target, session.output_specs)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits
 from onnxq import conversion, model, scratch
 from onnxq.ahead import Fits
 from onnxq.allocation import deciding, judging, quality, sensing
-from onnxq.allocation.bars import bar_of
 from onnxq.allocation.candidates import Unit, make_units
 from onnxq.allocation.deciding import Decided, Planner
 from onnxq.allocation.planned import Planned
@@ -232,8 +231,11 @@ class _Asked:
 
 def _keeping(planner: Planner, trials: Trials | None, asked: _Asked, tell: Tell) -> Planned:
     """Return the smallest plan found that keeps a quality."""
-    bar, is_split = bar_of(asked.target), isinstance(asked.target, DropTarget)
     job, bench, options = planner.job, asked.bench, asked.options
+    bar, is_split = (
+        judging.open_bar(job.document, asked.target),
+        isinstance(asked.target, DropTarget),
+    )
 
     def complete(picks: Picks) -> Planned:
         return _completed(job, planner.plan(picks), None, bench, options)

@@ -144,7 +144,7 @@ class DropTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoTarget:
-    """Ask for the smallest file without measurable loss, that is `bars.AUTO_DECIBELS`."""
+    """Ask for the smallest file without measurable loss, by the ratios in `bars`."""
 
     @property
     def option(self) -> str:
