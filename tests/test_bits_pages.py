@@ -151,6 +151,15 @@ def test_a_file_of_a_published_size_stands_beside_the_presets() -> None:
     ]
 
 
+def test_the_default_is_summed_up_without_and_with_calibration_data() -> None:
+    rows = [
+        row("allocated", "0.15 of the weights", 62_000, 0.68),
+        row("corrected", "0.12 of the weights", 57_000, 0.7),
+    ]
+    found = cells_of(markdown.page(rows, {}), "Acoustic scenes |")
+    assert found[1:] == ["0.15: **+2.0**", "0.12: -", "0.15: +0.0", "0.12: +0.0"]
+
+
 def test_sizes_that_are_missed_are_counted() -> None:
     asked = {"asked": {"file_bytes": 60_000}}
     rows = [

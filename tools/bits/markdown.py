@@ -19,6 +19,8 @@ from tools.ce2 import cells
 HEAD = Path(__file__).with_name("head.txt")
 FORMS = {"psnr": ".2f", "snr": ".1f"}
 """Digits of metrics in dB; all others are shares."""
+PLAIN, DEFAULT = "allocated", "corrected"
+"""Methods of onnxq with a target size and no other option, without and with calibration data."""
 SIZES = ("file_bytes", "ratio", "bits_a_weight")
 """Figures that a target may not exceed."""
 
@@ -54,8 +56,24 @@ def _floors(rows: Sequence[Row]) -> Iterator[str]:
         "loses of the float model's score, in standard errors of that score. At the first size one "
         "standard error may be lost, at the second two; **bold** is more.\n"
     )
+    yield _summary(judged, rows)
     for task in judged:
         yield from _floor_table(task, _of_task(rows, task.name))
+
+
+def _summary(judged: Sequence[Task], rows: Sequence[Row]) -> str:
+    """Return what onnxq's default with calibration data, and without, loses at every floor."""
+    lines = []
+    for task in judged:
+        own = _of_task(rows, task.name)
+        line = [task.title]
+        for method in (PLAIN, DEFAULT):
+            for verdict in figures.verdicts(own, task, method):
+                line.append(f"{verdict.share:g}: {_verdict(task, verdict)[1]}")
+        lines.append(line)
+    sizes = ("first size", "second size")
+    heads = [f"{METHODS[m].title}: {size}" for m in (PLAIN, DEFAULT) for size in sizes]
+    return cells.table(["task", *heads], lines)
 
 
 def _floor_table(task: Task, rows: Sequence[Row]) -> Iterator[str]:
