@@ -109,7 +109,8 @@ def _verdict(task: Task, verdict: Verdict) -> list[str]:
 
 def _held(task: Task, rows: Sequence[Row]) -> str:
     """Return which methods keep within both floors of a task, and which have files but do not."""
-    held, missed = [], []
+    held: list[str] = []
+    missed: list[str] = []
     for method in _compared(rows):
         found = figures.verdicts(rows, task, method)
         if any(verdict.row for verdict in found):
@@ -258,7 +259,7 @@ def _planning(rows: Sequence[Row]) -> Iterator[str]:
     yield "`onnxq plan MODEL -o plan.json --target-ratio 0.12`, one process, its default threads.\n"
     lines = []
     for row in own:
-        ended = row["failure"]["message"] if row["failure"] else "done"
+        ended = (row["failure"]["message"] or "stopped") if row["failure"] else "done"
         cost = [cells.number(row["seconds"], ".1f"), cells.megabytes(row["peak_bytes"])]
         lines.append([TASKS[row["task"]].title, row["setting"], *cost, ended])
     yield cells.table(["model", "setting", "s", "peak MB", "ended"], lines)

@@ -257,7 +257,7 @@ METHODS: Mapping[str, Method] = {
             title="onnxq plan",
             maker="plan",
             points=settings(
-                data__free=("--target-ratio", "0.12"),
+                **{"data-free": ("--target-ratio", "0.12")},
                 calibrated__32_samples=(
                     *("--target-ratio", "0.12", "--calibration", "{calibration}"),
                     *("--calibration-samples", "32"),
