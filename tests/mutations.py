@@ -154,7 +154,7 @@ def small(name: str) -> ModelProto:
 
 
 def planned(proto: ModelProto) -> ModelProto:
-    """Return a model converted by a plan: with scales, in a radix, as float16, with a kept value."""
+    """Return a model converted by a plan: scaled, in a radix, as float16, with a kept value."""
     ways: list[dict[str, Any]] = [
         {"scale_axis": 0, "scale_dtype": "float16"},
         {"layout": "radix", "centroids": 6},

@@ -1,8 +1,8 @@
 """The ways in which each tensor can be stored, with what they cost and how far they are off.
 
 Owns the list: widths of 1 to 12 bits, the fractional ones between, scales for each output channel,
-float16, and the tensor as it is. One look at a tensor's values serves all of them. Tensors of equal
-values are one unit, stored once.
+a few outliers kept exactly, float16, and the tensor as it is. One look at a tensor's values serves
+all of a kind. Tensors of equal values are one unit, stored once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxq import keeping
+from onnxq.allocation import outliers
 from onnxq.calibration.maps import output_axes
 from onnxq.choose import Choice, choice_of, container_bytes
 from onnxq.clustering.cluster import prepare
 from onnxq.clustering.codebook import Array, signal_power
 from onnxq.clustering.family import Point, fit_family
 from onnxq.facts import READ_BUDGET, Facts, gather_facts, spans_half
-from onnxq.forms import Form, StoredLayout, canonical
+from onnxq.forms import MAX_NODE_BYTES, SCATTER_OPSET, Form, StoredLayout, canonical
 from onnxq.graphs import Document, Holder, Key, holder
 from onnxq.model import Weight, read
 from onnxq.options import ConvertOptions
@@ -158,15 +160,26 @@ def _unit(
         if candidate.form is not None
     ]
     costed = [replace(item, bytes=_bytes(item.form, weight, held)) for item in found if item.form]
-    useful = [item for item in costed if item.bytes < original]
     whole = len(group) * original
     keep = Candidate(form=None, bytes=whole, distortion=0.0, label="float")
+    useful = _worthwhile([item for item in costed if item.bytes < original], keep)
     return Unit(
         weights=tuple(weight for weight, _ in group),
         facts=facts,
         candidates=(*useful, keep),
         power=signal_power(values),
     )
+
+
+def _worthwhile(found: list[Candidate], whole: Candidate) -> list[Candidate]:
+    """Return the ways without those with kept values that lie above the hull of all."""
+    ways = [*found, whole]
+    best = outliers.on_hull([item.bytes for item in ways], [item.distortion for item in ways])
+    return [
+        item
+        for number, item in enumerate(found)
+        if item.form is None or not item.form.kept or number in best
+    ]
 
 
 def _candidates(
@@ -178,6 +191,8 @@ def _candidates(
     rounding = HALF_NOISE * signal_power(values)
     for form, point in _coded(values, weight, facts, sizes, None):
         yield _candidate(form, point.distortion + _is_rounded(form, point) * rounding)
+    if _may_keep(weight, facts):
+        yield from _kept(values, weight, facts, sizes)
     if axis is not None and _may_scale(weight, axis):
         scale_type = FLOAT16 if _is_half(weight, facts, weight.shape[axis]) else weight.data_type
         stored = np.dtype(np.float16) if scale_type == FLOAT16 else values.dtype
@@ -200,6 +215,34 @@ def _candidates(
         yield _candidate(form, rounding)
 
 
+def _kept(
+    values: Array, weight: Weight, facts: Facts, sizes: Sequence[tuple[int, bool]]
+) -> Iterator[Candidate]:
+    """Yield the ways that keep a few outliers beside a codebook of the other values."""
+    small = [(size, is_radix) for size, is_radix in sizes if size <= outliers.MOST_CENTROIDS]
+    item_bytes = 2 if facts.fits_half else values.itemsize
+    for count in outliers.counts(values, item_bytes):
+        kept_type = FLOAT16 if _is_half(weight, facts, count) else weight.data_type
+        rest = keeping.others(values, keeping.largest(values, count))
+        noise = 0.0
+        if kept_type != weight.data_type:
+            noise = HALF_NOISE * outliers.kept_power(values, count)
+        rounding = HALF_NOISE * signal_power(rest)
+        for form, point in _coded(rest, weight, facts, small, None):
+            one = replace(form, kept=count, kept_type=kept_type)
+            lost = point.distortion + _is_rounded(form, point) * rounding
+            yield _candidate(one, lost + noise)
+
+
+def _may_keep(weight: Weight, facts: Facts) -> bool:
+    return (
+        weight.scope.opset >= SCATTER_OPSET
+        and weight.dtype in ("float32", "float64")
+        and weight.data_bytes <= MAX_NODE_BYTES
+        and facts.infinities == 0
+    )
+
+
 def _candidate(form: Form, distortion: float) -> Candidate:
     return Candidate(form=form, bytes=0, distortion=distortion, label=label_of(form))
 
@@ -210,7 +253,7 @@ def _is_rounded(form: Form, point: Point) -> bool:
 
 
 def label_of(form: Form) -> str:
-    """Return what a way is called: its bits an index, and whether channels have scales."""
+    """Return what a way is called: its bits an index, its scales or kept values."""
     if form.layout == "half":
         return "float16"
     if form.layout == "radix":
@@ -218,7 +261,8 @@ def label_of(form: Form) -> str:
         bits = f"{8 * radix.word_bytes / radix.group:.2f}".rstrip("0")
     else:
         bits = str(form.bit_width)
-    return f"{bits} bits" + (", scaled" if form.scale_axis is not None else "")
+    kept = f", {form.kept} kept" if form.kept else ""
+    return f"{bits} bits" + (", scaled" if form.scale_axis is not None else kept)
 
 
 def _sizes(weight: Weight, facts: Facts) -> list[tuple[int, bool]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxq import keeping
 from onnxq.allocation.candidates import Unit
 from onnxq.allocation.probing import Probe
 from onnxq.calibration.calibrated import Calibration, Fitting
@@ -51,7 +52,8 @@ class Decoder:
     def fitting(self, unit: Unit, form: Form) -> Fitting:
         """Return how the codebook of a form is fitted for a tensor."""
         known, key = self.calibration, unit.key
-        may_weigh = known is not None and len(unit.weights) == 1 and known.has_moments(key)
+        is_open = len(unit.weights) == 1 and not form.kept
+        may_weigh = known is not None and is_open and known.has_moments(key)
         is_finite = unit.facts.infinities == 0
         has_pairs = may_weigh and is_finite and known is not None and known.has_pairs(key)
         return Fitting(
@@ -70,6 +72,8 @@ class Decoder:
         if form.layout == "half":
             halves: Array = values.astype(np.float16).astype(values.dtype)
             return halves
+        if form.kept:
+            return _with_kept(values, form, self.fitting(unit, form))
         scales = None
         if form.scale_axis is not None:
             stored = np.dtype(np.float16) if form.scale_type == FLOAT16 else values.dtype
@@ -84,8 +88,21 @@ class Decoder:
     ) -> Clustering:
         if self.calibration is not None and (fitting.is_weighted or fitting.has_feedback):
             return self.calibration.clustering(key, normal, fitting, scales=scales)
-        found = fit(normal, fitting.centroids)
-        return halved(normal, found) if fitting.is_half else found
+        return _fitted(normal, fitting)
+
+
+def _fitted(normal: Array, fitting: Fitting) -> Clustering:
+    found = fit(normal, fitting.centroids)
+    return halved(normal, found) if fitting.is_half else found
+
+
+def _with_kept(values: Array, form: Form, fitting: Fitting) -> Array:
+    """Return what values decode to where the largest are kept."""
+    places = keeping.largest(values, form.kept)
+    found = keeping.clustered(values, places, lambda rest: _fitted(rest, fitting))
+    stored = np.dtype(np.float16) if form.kept_type == FLOAT16 else values.dtype
+    plain = decode(found.indices, found.centroids).reshape(values.shape)
+    return keeping.put_back(plain, keeping.kept_parts(values, places, stored))
 
 
 class Trials:
