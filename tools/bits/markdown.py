@@ -17,6 +17,7 @@ from tools.bits.tasks import SHARED, TASKS, Task
 from tools.ce2 import cells
 
 HEAD = Path(__file__).with_name("head.txt")
+FOUND = Path(__file__).with_name("found.txt")
 FORMS = {"psnr": ".2f", "snr": ".1f"}
 """Digits of metrics in dB; all others are shares."""
 PLAIN, DEFAULT = "allocated", "corrected"
@@ -32,7 +33,7 @@ def page(rows: Sequence[Row], pictures: Mapping[str, str]) -> str:
         rows: of the results file.
         pictures: file names of plots by task.
     """
-    parts = [HEAD.read_text(encoding="utf-8"), *_floors(rows)]
+    parts = [HEAD.read_text(encoding="utf-8"), FOUND.read_text(encoding="utf-8"), *_floors(rows)]
     for name, task in TASKS.items():
         own = _of_task(rows, name)
         if own:
