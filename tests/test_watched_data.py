@@ -13,8 +13,10 @@ from onnxq.data.watched_data import (
     HalfOfSamples,
     MeasureEvent,
     NotedData,
+    SpreadSamples,
     Told,
     WatchedData,
+    spread,
 )
 
 
@@ -133,3 +135,24 @@ def test_half_of_the_sequences_stay_whole() -> None:
     )
     assert first == [0, 1, 2]
     assert second == [3, 4, 5, 6, 7, 8]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 60))
+def test_spread_samples_are_whole_batches_from_all_over_the_data(
+    sizes: list[int], wanted: int
+) -> None:
+    places = sorted(spread(sizes, wanted))
+    assert places[0] == 0
+    gaps = np.diff([*places, len(sizes)])
+    assert gaps.max() - gaps.min() <= 1
+    seen = SpreadSamples(data(*sizes), wanted)
+    for _ in range(2):
+        assert [batch.samples for batch in seen.batches()] == [sizes[place] for place in places]
+
+
+def test_spread_samples_are_about_as_many_as_asked_for_and_all_where_there_are_fewer() -> None:
+    assert sorted(spread([8] * 12, 24)) == [0, 4, 8]
+    assert sorted(spread([8] * 12, 25)) == [0, 3, 6, 9]
+    assert sorted(spread([8, 8, 8], 1000)) == [0, 1, 2]
+    assert spread([], 5) == frozenset()
+    assert list(SpreadSamples(GivenData([]), 5).batches()) == []
