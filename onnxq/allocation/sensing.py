@@ -21,6 +21,7 @@ from onnxq.calibration.maps import linear_maps
 from onnxq.calibration.moments import Looking, collect
 from onnxq.data.batches import Dataset
 from onnxq.data.watched_data import FirstSamples, SpreadSamples
+from onnxq.errors import OptionError
 from onnxq.graphs import Document, Key
 from onnxq.plan_records import DataSeen
 from onnxq.session_settings import SessionSettings
@@ -50,9 +51,13 @@ def open_data(document: Document, options: PlanningOptions) -> Dataset:
     session = runtime.open_session(sources.runnable(document), SessionSettings(threads=1))
     measured = options.measured()
     is_open = all(spec.shape and not isinstance(spec.shape[0], int) for spec in session.inputs)
+    small = measured
     if options.calibration is not None and is_open and not options.carry:
-        measured = replace(measured, batch=RUN_SAMPLES)
-    data = measure_setup.open_data(document, session, measured)
+        small = replace(measured, batch=RUN_SAMPLES)
+    try:
+        data = measure_setup.open_data(document, session, small)
+    except OptionError:  # each row of the data may hold a whole feed, of a size of its own
+        data = measure_setup.open_data(document, session, measured)
     if options.carry:
         return FirstSamples(data, CARRIED_TIMES * options.samples)
     return SpreadSamples(data, options.samples)
