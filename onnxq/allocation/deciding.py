@@ -151,7 +151,10 @@ def within_size(
 def _picked(
     planner: Planner, trials: Trials | None, target: int, refine_runs: int, tell: Tell | None
 ) -> tuple[Losses, Picks, float | None]:
-    """Return losses, the picks of least loss, and their joint error if that is measured."""
+    """Return losses, the picks of least loss, and their joint error if that is measured.
+
+    With runs, the picks by the weights' own losses are tried too, and the better ones refined.
+    """
 
     def pick(ways: Ways) -> Picks:
         return budget.within(ways, planner.size_of, target).picks
@@ -162,7 +165,12 @@ def _picked(
     measured = losses.Measured(planner.units, trials)
     picks = measured.settle(pick, tell)
     found = measured.losses()
-    if not refine_runs or planner.size_of(picks) > target:
+    if planner.size_of(picks) > target:
+        return found, picks, trials.joint(picks)
+    # Single losses may mislead where errors come together: the weights' own are the other guess.
+    plain = pick(losses.as_ways(planner.units, losses.by_weights(planner.units)))
+    picks = min(picks, plain, key=trials.joint)
+    if not refine_runs:
         return found, picks, trials.joint(picks)
     ways = losses.as_ways(planner.units, found)
     refined = budget.refine(ways, picks, trials.joint, planner.size_of, target, refine_runs)
