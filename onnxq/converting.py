@@ -162,7 +162,9 @@ def _check_together(
                 option = "tensor" if key == "tensor_bits" else key.replace("_", "-")
                 raise OptionError(f"{target.option} decides every tensor; leave out --{option}")
     elif about_planning and about_planning.keys().isdisjoint({"calibration", "data"}):
-        option = sorted(about_planning)[0].replace("_", "-")
+        from onnxq.allocation import planning_options
+
+        option = planning_options.OPTIONS[sorted(about_planning)[0]]
         raise OptionError(
             f"{option}: goes with a target such as --target-ratio 0.15, or with --calibration; "
             "give one of them"

@@ -21,6 +21,7 @@ from onnxq import conversion, runtime, sources
 from onnxq.allocation.bars import Bar, bar_of
 from onnxq.allocation.planned import Planned
 from onnxq.allocation.planning_options import PlanningOptions
+from onnxq.allocation.sensing import open_whole
 from onnxq.allocation.targets import QualityTarget
 from onnxq.allocation.ways import Picks
 from onnxq.calibration import corrections
@@ -34,7 +35,7 @@ from onnxq.errors import InputError, UnsupportedError
 from onnxq.graphs import Document
 from onnxq.plans import TensorPlan
 from onnxq.session_settings import SessionSettings
-from onnxq.validation import gates, measure_setup, metrics
+from onnxq.validation import gates, metrics
 from onnxq.validation.evaluation import Evaluation, evaluate
 from onnxq.validation.metrics import Metric
 from onnxq.validation.reference_runs import ReferenceRuns
@@ -111,7 +112,7 @@ def open_parts(
         named = [("planning half", first), ("validation half", second)]
     else:
         name = "random inputs" if options.inputs is None else f"data {options.inputs.name}"
-        named = [(name, _whole(document, options, RUN_SAMPLES))]
+        named = [(name, open_whole(document, options, RUN_SAMPLES))]
     with ExitStack() as stack:
         parts = []
         for name, data in named:
@@ -130,7 +131,7 @@ def halves(document: Document, options: PlanningOptions) -> tuple[Dataset, Datas
         InputError: the data cannot be read, do not fit the model or are too few.
         OptionError: an option does not fit the model or the data.
     """
-    data = _whole(document, options, 1)
+    data = open_whole(document, options, 1)
     first, second = (
         HalfOfSamples(data, half, by_sequence=bool(options.carry)) for half in range(2)
     )
@@ -149,15 +150,6 @@ def planning_samples(document: Document, options: PlanningOptions) -> Dataset:
     if options.carry:
         return FirstSamples(first, CARRIED_TIMES * options.samples)
     return SpreadSamples(first, options.samples)
-
-
-def _whole(document: Document, options: PlanningOptions, batch: int) -> Dataset:
-    session = runtime.open_session(sources.runnable(document), _SETTINGS)
-    measured = options.measured()
-    is_open = all(spec.shape and not isinstance(spec.shape[0], int) for spec in session.inputs)
-    if options.inputs is not None and is_open and not options.carry:
-        measured = replace(measured, batch=batch)
-    return measure_setup.open_data(document, session, measured)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -135,6 +135,15 @@ class PlanningValues(TypedDict, total=False):
 
 KEYS = tuple(PlanningValues.__annotations__)
 """The names of all options."""
+_OWN_NAMES = {
+    "samples": "--calibration-samples",
+    "is_weighted": "--importance",
+    "has_feedback": "--feedback",
+    "corrects_bias": "--correct-bias",
+    "refine_runs": "--refine",
+}
+OPTIONS: Mapping[str, str] = {key: _OWN_NAMES.get(key, f"--{key}") for key in KEYS}
+"""What each is called on the command line."""
 
 
 def make_planning_options(given: Mapping[str, Any]) -> PlanningOptions:

@@ -48,19 +48,27 @@ def open_data(document: Document, options: PlanningOptions) -> Dataset:
         OptionError: an option does not fit them.
         UnsupportedError: onnxruntime cannot load the model.
     """
-    session = runtime.open_session(sources.runnable(document), SessionSettings(threads=1))
-    measured = options.measured()
-    is_open = all(spec.shape and not isinstance(spec.shape[0], int) for spec in session.inputs)
-    small = measured
-    if options.calibration is not None and is_open and not options.carry:
-        small = replace(measured, batch=RUN_SAMPLES)
-    try:
-        data = measure_setup.open_data(document, session, small)
-    except OptionError:  # each row of the data may hold a whole feed, of a size of its own
-        data = measure_setup.open_data(document, session, measured)
+    data = open_whole(document, options, RUN_SAMPLES)
     if options.carry:
         return FirstSamples(data, CARRIED_TIMES * options.samples)
     return SpreadSamples(data, options.samples)
+
+
+def open_whole(document: Document, options: PlanningOptions, batch: int) -> Dataset:
+    """Return all of the data, or random inputs, in batches of a size where any size is taken.
+
+    Raises:
+        InputError, OptionError, UnsupportedError: as `open_data`.
+    """
+    session = runtime.open_session(sources.runnable(document), SessionSettings(threads=1))
+    measured = options.measured()
+    is_open = all(spec.shape and not isinstance(spec.shape[0], int) for spec in session.inputs)
+    if options.inputs is None or not is_open or options.carry:
+        return measure_setup.open_data(document, session, measured)
+    try:
+        return measure_setup.open_data(document, session, replace(measured, batch=batch))
+    except OptionError:  # each row of the data may hold a whole feed, of a size of its own
+        return measure_setup.open_data(document, session, measured)
 
 
 def open_probe(
