@@ -153,7 +153,7 @@ def between(points: Sequence[tuple[float, float]], distortion: float) -> float:
     Between two points it is a power of the distortion; outside it is in proportion to it, as a
     small error is.
 
-    >>> between([(1.0, 10.0), (4.0, 1000.0)], 2.0), between([(1.0, 10.0)], 0.5)
+    >>> round(between([(1.0, 10.0), (4.0, 1000.0)], 2.0), 6), between([(1.0, 10.0)], 0.5)
     (100.0, 5.0)
     """
     usable = [(x, y) for x, y in points if x > 0]
@@ -164,6 +164,6 @@ def between(points: Sequence[tuple[float, float]], distortion: float) -> float:
     if below and above and below[-1][1] > 0 and above[0][1] > 0:
         (x0, y0), (x1, y1) = below[-1], above[0]
         share = math.log(distortion / x0) / math.log(x1 / x0)
-        return float(round(math.exp(math.log(y0) + share * math.log(y1 / y0)), 15))
+        return math.exp(math.log(y0) + share * math.log(y1 / y0))
     x, y = below[-1] if below else above[0]
     return min(y * distortion / x, WORST)
